@@ -1,0 +1,73 @@
+//! The only error that crosses the wire, made on purpose: never by conversion from whatever went wrong inside.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a request was not done, in words for the person who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Whose move it is.
+    pub kind: RefusalKind,
+    /// What failed, with the values: one line, or several when a program's output belongs to it.
+    pub message: String,
+    /// The remedy, when there is one to name.
+    pub hint: Option<String>,
+}
+
+/// Says whose move it is after a [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalKind {
+    /// The request itself makes no sense; asking again is no use.
+    Invalid,
+    /// There is no such thing, or it is not the asker's to see.
+    NotFound,
+    /// The asker may not do this.
+    Forbidden,
+    /// It contradicts what is there already.
+    Conflict,
+    /// This node cannot do it now (starting, stopping, busy); another node or a later try may.
+    Unavailable,
+    /// No room: disk, memory or a limit.
+    Full,
+    /// It took longer than allowed.
+    Timeout,
+    /// It was tried and failed, e.g. a script or a container that exited.
+    Failed,
+}
+
+impl RefusalKind {
+    /// Returns whether the same request may succeed at another node or a little later.
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::Unavailable | Self::Full | Self::Timeout => true,
+            Self::Invalid | Self::NotFound | Self::Forbidden | Self::Conflict | Self::Failed => false,
+        }
+    }
+}
+
+impl Refusal {
+    /// Refuses with a reason.
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Adds the remedy.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
