@@ -1,1 +1,8 @@
-
+//! `zdapd`: one node of the cluster.
+//!
+//! # Map
+//! - [`resource`]: resource files
+//! - [`storage`], [`runtime`]: the two seams, each with several real implementations and one contract
+pub mod resource;
+pub mod runtime;
+pub mod storage;
