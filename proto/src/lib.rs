@@ -21,12 +21,14 @@
 //! - [`message`]: requests and replies, plain data
 //! - [`refusal`]: the only error that crosses the wire
 //! - [`frame`]: length-prefixed postcard with a size cap
+//! - [`control`]: one request, its progress, its answer
 //! - [`identity`]: the cluster CA, certificates, who a peer is
 //! - [`token`]: the invite, good once
 //! - [`transport`]: QUIC endpoints with mutual TLS, and their numbers
 //! - [`splice`]: a TCP (or Unix) connection and a QUIC stream, joined
 //! - [`tunnel`]: the client half of the tunnel: a local listener whose connections reach one clone
 
+pub mod control;
 pub mod frame;
 pub mod message;
 pub mod name;
