@@ -9,18 +9,22 @@
 # that cannot be had here. Nothing that is missing is an error; who needs it decides.
 set -euo pipefail
 
-readonly LAB_DIR=${ZDAP_LAB_DIR:-/var/tmp/zdap-lab}
-readonly CACHE_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/zdap-lab
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+UID_SUFFIX=$([[ $(id -u) == 0 ]] || echo "-$(id -u)")
+readonly HERE UID_SUFFIX
+readonly LAB_DIR=${ZDAP_LAB_DIR:-/var/tmp/zdap-lab$UID_SUFFIX}
+readonly CACHE_DIR=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/zdap-lab
 readonly POOL=zdap-test
 readonly IMAGE=postgres:15
-HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-readonly HERE
 
 main() {
     case ${1:-} in
     up) up ;;
     down) down ;;
-    env) cat "$LAB_DIR/env" ;;
+    env)
+        [[ -e $LAB_DIR/env ]] || { say "the lab is not up: run \`${BASH_SOURCE[0]} up\`" && exit 1; }
+        cat "$LAB_DIR/env"
+        ;;
     *)
         sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
         exit 2
@@ -34,22 +38,22 @@ up() {
     exec 9>"$LAB_DIR/lock"
     flock 9
     : >"$LAB_DIR/env.new"
-    provide POSTGRES_BIN postgres_programs
-    provide ZPOOL pool
-    provide REFLINK_DIR reflink
+    provide POSTGRES_BIN postgres_programs || true
+    provide ZPOOL pool || true
+    provide REFLINK_DIR reflink || true
     if provide DOCKER docker_engine; then
         provide COMPOSE compose || true
         provide IMAGE postgres_image || true
     else
         record COMPOSE_MISSING 'no Docker engine'
         record IMAGE_MISSING 'no Docker engine'
-    fi || true
+    fi
     mv "$LAB_DIR/env.new" "$LAB_DIR/env"
     cat "$LAB_DIR/env" >&2
 }
 
 down() {
-    if zpool list -H -o name "$POOL" >/dev/null 2>&1; then
+    if [[ -e $LAB_DIR/zfs.img ]] && zpool list -H -o name "$POOL" >/dev/null 2>&1; then
         zpool export "$POOL"
     fi
     if mountpoint -q "$LAB_DIR/reflink"; then
@@ -152,7 +156,7 @@ reflink() {
     if [[ ! -e $image ]]; then
         command -v mkfs.btrfs >/dev/null || install_packages btrfs-progs || return 1
         truncate -s 1G "$image.new"
-        mkfs.btrfs --quiet "$image.new" || { missing 'mkfs.btrfs failed'; return; }
+        mkfs.btrfs --quiet "$image.new" >/dev/null || { missing 'mkfs.btrfs failed'; return; }
         mv "$image.new" "$image"
     fi
     mount -o loop "$image" "$dir" || { missing 'cannot mount a btrfs image through a loop device'; return; }
@@ -229,8 +233,8 @@ postgres_image() {
         debian_with_postgres "$rootfs" || { missing "mmdebstrap could not build $IMAGE, see $LAB_DIR/mmdebstrap.log"; return; }
     fi
     docker import "$rootfs" zdap-lab/postgres-base:15 >/dev/null || { missing "docker import of $rootfs failed"; return; }
-    DOCKER_BUILDKIT=0 docker build --quiet --tag "$IMAGE" "$HERE/postgres-image" >/dev/null ||
-        missing "docker build of $IMAGE failed"
+    docker build --tag "$IMAGE" "$HERE/postgres-image" >"$LAB_DIR/image.log" 2>&1 ||
+        missing "docker build of $IMAGE failed, see $LAB_DIR/image.log"
 }
 
 # Without manuals, translations and the JIT compiler: those are most of its size.
@@ -305,6 +309,7 @@ apt_candidate() {
 # apt_sources SUITE: this machine's own Debian sources with another release's name in them.
 apt_sources() {
     local own
+    # shellcheck source=/dev/null
     own=$(. /etc/os-release && echo "$VERSION_CODENAME")
     local file
     for file in /etc/apt/sources.list.d/*.sources; do
