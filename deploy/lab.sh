@@ -138,6 +138,11 @@ zfs_programs() {
 start_zfs_fuse() {
     command -v zfs-fuse >/dev/null || { missing 'zpool does not answer and there is no zfs-fuse to start'; return; }
     [[ -e /dev/fuse ]] || modprobe fuse 2>/dev/null || { missing 'no ZFS module and no /dev/fuse'; return; }
+    local dead # mounts of a zfs-fuse that was killed are in the way of the next one's
+    for dead in $(findmnt -rn -t fuse.zfs -o TARGET | grep "^$LAB_DIR/" | sort -r); do
+        umount -l "$dead"
+    done
+    mkdir -p /run/lock # without it zfs-fuse ends, and tells only syslog
     start_daemon zfs-fuse zfs-fuse --no-daemon --no-kstat-mount
     await 20 zfs_answers || missing "zfs-fuse does not answer, see $LAB_DIR/zfs-fuse.log"
 }
