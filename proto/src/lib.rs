@@ -28,9 +28,12 @@
 //! - [`tunnel`]: the client half of the tunnel: a local listener whose connections reach one clone
 
 pub mod frame;
+pub mod identity;
+mod keyfile;
 pub mod message;
 pub mod name;
 pub mod refusal;
+pub mod token;
 
 /// Control requests of users, admins and nodes.
 pub const ALPN_CONTROL: &[u8] = b"zdap/1";
