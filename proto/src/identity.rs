@@ -113,6 +113,11 @@ pub fn peer_of(certificate_der: &[u8]) -> Result<Peer, IdentityError> {
     peer_in(&parsed(certificate_der)?)
 }
 
+/// Reads until when a certificate is valid.
+pub(crate) fn expires_at_of(certificate_der: &[u8]) -> Result<DateTime<Utc>, IdentityError> {
+    Ok(time_of(parsed(certificate_der)?.validity().not_after.timestamp()))
+}
+
 /// Why an identity could not be made, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {

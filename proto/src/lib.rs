@@ -24,9 +24,11 @@
 //! - [`identity`]: the cluster CA, certificates, who a peer is
 //! - [`token`]: the invite, good once
 //! - [`transport`]: QUIC endpoints with mutual TLS, and their numbers
+//! - [`connect`]: the way to a node, or the reason why not
 //! - [`splice`]: a TCP (or Unix) connection and a QUIC stream, joined
 //! - [`tunnel`]: the client half of the tunnel: a local listener whose connections reach one clone
 
+pub mod connect;
 pub mod frame;
 pub mod identity;
 mod keyfile;
@@ -34,6 +36,7 @@ pub mod message;
 pub mod name;
 pub mod refusal;
 pub mod token;
+pub mod transport;
 
 /// Control requests of users, admins and nodes.
 pub const ALPN_CONTROL: &[u8] = b"zdap/1";
