@@ -516,5 +516,5 @@ fn unix_time(time: UnixTime) -> String {
 
 /// The first packet is sent again after 1 s and after 3: three tries, and somebody is waiting.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// A head start over the next address that no node in reach needs, and nobody notices.
-const STAGGER: Duration = Duration::from_millis(100);
+/// A head start over the next address, as RFC 8305 has it: the first is the best one when it answers.
+const STAGGER: Duration = Duration::from_millis(250);

@@ -34,9 +34,12 @@ pub mod identity;
 mod keyfile;
 pub mod message;
 pub mod name;
+mod postgres;
 pub mod refusal;
+pub mod splice;
 pub mod token;
 pub mod transport;
+pub mod tunnel;
 
 /// Control requests of users, admins and nodes.
 pub const ALPN_CONTROL: &[u8] = b"zdap/1";
