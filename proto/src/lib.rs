@@ -25,14 +25,23 @@
 //! - [`identity`]: the cluster CA, certificates, who a peer is
 //! - [`token`]: the invite, good once
 //! - [`transport`]: QUIC endpoints with mutual TLS, and their numbers
+//! - [`connect`]: the way to a node, or the reason why not
 //! - [`splice`]: a TCP (or Unix) connection and a QUIC stream, joined
 //! - [`tunnel`]: the client half of the tunnel: a local listener whose connections reach one clone
 
 pub mod control;
+pub mod connect;
 pub mod frame;
+pub mod identity;
+mod keyfile;
 pub mod message;
 pub mod name;
+mod postgres;
 pub mod refusal;
+pub mod splice;
+pub mod token;
+pub mod transport;
+pub mod tunnel;
 
 /// Control requests of users, admins and nodes.
 pub const ALPN_CONTROL: &[u8] = b"zdap/1";

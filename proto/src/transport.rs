@@ -1,0 +1,453 @@
+//! QUIC endpoints with mutual TLS, and their numbers with the reason for each.
+//!
+//! TLS 1.3 only, one crypto provider (aws-lc-rs), no 0-RTT. A server asks every client for a certificate of the
+//! cluster's CA; only a newcomer ([`Purpose::Enrol`]) may come without, and [`handshake`] turns others away with the reason. There is no
+//! session resumption: it would save a millisecond of computing and skip the check of the certificate's dates.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use aws_lc_rs::{digest, hmac};
+use chrono::{DateTime, Utc};
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn::{
+    AsyncUdpSocket, Connecting, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint,
+    EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+};
+use rand::RngExt;
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use socket2::{Domain, Protocol, SockRef, Type};
+
+use crate::identity::{Identity, IdentityError, Peer, expires_at_of, peer_of};
+use crate::name::ClusterId;
+use crate::{ALPN_CONTROL, ALPN_ENROL, ALPN_TUNNEL};
+
+/// What a connection is for: its ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Requests of users, admins and nodes.
+    Control,
+    /// Database connections.
+    Tunnel,
+    /// A token for a certificate.
+    Enrol,
+}
+
+impl Purpose {
+    /// Returns its name in the TLS handshake.
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Control => ALPN_CONTROL,
+            Self::Tunnel => ALPN_TUNNEL,
+            Self::Enrol => ALPN_ENROL,
+        }
+    }
+
+    /// Streams that the opener of such a connection may have open at once.
+    fn streams(self) -> VarInt {
+        match self {
+            Self::Control => VarInt::from_u32(64), // a person, or a script with a few people's worth of requests
+            Self::Tunnel => VarInt::from_u32(4096), // each is a database connection: more than any pool opens
+            Self::Enrol => BEFORE_HANDSHAKE_STREAMS,
+        }
+    }
+
+    /// Bytes that the acceptor of such a connection holds for all its streams together.
+    fn window(self) -> VarInt {
+        match self {
+            Self::Control => VarInt::from_u32(1024 * 1024), // requests are small
+            Self::Tunnel => TUNNEL_WINDOW,
+            Self::Enrol => BEFORE_HANDSHAKE_WINDOW,
+        }
+    }
+}
+
+/// Why an endpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The socket cannot be had.
+    #[error("cannot open a UDP socket")]
+    Socket(#[source] io::Error),
+    /// The identity does not serve for TLS.
+    #[error("the identity cannot be used for TLS")]
+    Tls(#[source] rustls::Error),
+    /// The CA's certificate does not serve for checking peers.
+    #[error("the CA's certificate cannot be used to check others")]
+    Ca(#[source] rustls::client::VerifierBuilderError),
+}
+
+/// Where an endpoint's packets come and go.
+#[derive(Debug)]
+pub enum Socket {
+    /// The network.
+    Udp(std::net::UdpSocket),
+    /// Anything else, such as memory in a simulation.
+    Abstract(Arc<dyn AsyncUdpSocket>),
+}
+
+impl From<std::net::UdpSocket> for Socket {
+    fn from(socket: std::net::UdpSocket) -> Self {
+        Self::Udp(socket)
+    }
+}
+
+impl From<Arc<dyn AsyncUdpSocket>> for Socket {
+    fn from(socket: Arc<dyn AsyncUdpSocket>) -> Self {
+        Self::Abstract(socket)
+    }
+}
+
+/// Opens a UDP socket with large buffers. One for the IPv6 wildcard takes IPv4 too.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // The system cuts these to its own limit, and works with less.
+    let _ = SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = SockRef::from(&socket).set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Opens a UDP socket on every address of this machine: IPv6 and IPv4, or IPv4 where there is no IPv6. Being bound to no
+/// address, it outlives any of them.
+pub fn bind_any(port: u16) -> io::Result<std::net::UdpSocket> {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match bind(both) {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+        }
+        bound => bound,
+    }
+}
+
+/// Makes an endpoint that accepts connections as `identity`, a node's, and can open them too. Inside a Tokio runtime.
+pub fn server_endpoint(socket: impl Into<Socket>, identity: &Identity) -> Result<Endpoint, TransportError> {
+    endpoint(
+        socket.into(),
+        endpoint_config(identity.key()),
+        Some(server_config(identity)?),
+    )
+}
+
+/// Makes an endpoint that only opens connections, from any port of every address. Inside a Tokio runtime.
+pub fn client_endpoint() -> Result<Endpoint, TransportError> {
+    let socket = bind_any(0).map_err(TransportError::Socket)?;
+    endpoint(Socket::Udp(socket), EndpointConfig::default(), None)
+}
+
+/// Waits for somebody to knock; none any more once the endpoint is closed. The handshake is still to come, so that a
+/// slow one does not keep others out: give the result to [`handshake`] in a task of its own.
+///
+/// Above [`VALIDATED_FROM`] open connections, newcomers first have to show that their address is theirs; above
+/// [`MAX_CONNECTIONS`] they are refused.
+pub async fn accept(endpoint: &Endpoint) -> Option<Connecting> {
+    loop {
+        let incoming = endpoint.accept().await?;
+        let open = endpoint.open_connections();
+        if open >= MAX_CONNECTIONS {
+            incoming.refuse();
+        } else if open >= VALIDATED_FROM && !incoming.remote_address_validated() {
+            let _ = incoming.retry(); // fails only for an address that is validated
+        } else {
+            match incoming.accept() {
+                Ok(connecting) => return Some(connecting),
+                Err(error) => tracing::debug!(%error, "a connection ended before it began"),
+            }
+        }
+    }
+}
+
+/// A connection whose opener is known.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub connection: Connection,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Who opened it: somebody, unless it is to enrol.
+    pub peer: Option<Peer>,
+    /// When the opener's certificate ends; a connection may last longer.
+    pub valid_until: Option<DateTime<Utc>>,
+}
+
+/// Why somebody who knocked was not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The handshake failed: no certificate of this cluster, no common protocol, or the peer left.
+    #[error("the handshake failed")]
+    Handshake(#[source] ConnectionError),
+    /// The handshake took too long.
+    #[error("the handshake took longer than {} s", HANDSHAKE_DEADLINE.as_secs())]
+    Slow,
+    /// No certificate, and not here to enrol.
+    #[error("the peer has no certificate")]
+    Anonymous,
+    /// A certificate of this CA that says nothing that is understood.
+    #[error("the peer's certificate says nothing that is understood")]
+    Stranger(#[source] IdentityError),
+    /// A certificate of another cluster.
+    #[error("the peer belongs to cluster `{0}`")]
+    OtherCluster(ClusterId),
+}
+
+/// Finishes a handshake, at most [`HANDSHAKE_DEADLINE`] long, and turns away whoever may not be here, with the reason.
+pub async fn handshake(connecting: Connecting, cluster: &ClusterId) -> Result<Accepted, AcceptError> {
+    let connection = match tokio::time::timeout(HANDSHAKE_DEADLINE, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return Err(AcceptError::Handshake(error)),
+        Err(_) => return Err(AcceptError::Slow),
+    };
+    let Some(purpose) = purpose(&connection) else {
+        // TLS has agreed on one of ours, or there would be no connection.
+        return Err(AcceptError::Handshake(ConnectionError::LocallyClosed));
+    };
+    let turned_away = |reason: &str, error| {
+        Close::Forbidden.connection(&connection, reason);
+        Err(error)
+    };
+    let (peer, valid_until) = match (certificate(&connection), purpose) {
+        (None, Purpose::Enrol) => (None, None),
+        (None, Purpose::Control | Purpose::Tunnel) => {
+            return turned_away(
+                "a certificate of this cluster is needed: enrol first",
+                AcceptError::Anonymous,
+            );
+        }
+        (Some(certificate), _) => match (peer_of(&certificate), expires_at_of(&certificate)) {
+            (Ok(peer), _) if peer.cluster != *cluster => {
+                return turned_away(
+                    &format!(
+                        "this is cluster `{cluster}`, the certificate is of `{}`",
+                        peer.cluster
+                    ),
+                    AcceptError::OtherCluster(peer.cluster),
+                );
+            }
+            (Ok(peer), Ok(end)) => (Some(peer), Some(end)),
+            (Err(error), _) | (_, Err(error)) => {
+                return turned_away(
+                    "the certificate is not understood here",
+                    AcceptError::Stranger(error),
+                );
+            }
+        },
+    };
+    connection.set_max_concurrent_bi_streams(purpose.streams());
+    connection.set_receive_window(purpose.window());
+    Ok(Accepted {
+        connection,
+        purpose,
+        peer,
+        valid_until,
+    })
+}
+
+/// Returns what a connection is for.
+pub fn purpose(connection: &Connection) -> Option<Purpose> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    let protocol = data.protocol?;
+    [Purpose::Control, Purpose::Tunnel, Purpose::Enrol]
+        .into_iter()
+        .find(|purpose| purpose.alpn() == protocol)
+}
+
+/// Returns who is at the other end, if they have shown a certificate; TLS has verified it.
+pub fn peer(connection: &Connection) -> Option<Peer> {
+    peer_of(&certificate(connection)?).ok()
+}
+
+/// Returns the other end's address, an IPv4 one as such also on a socket for both.
+pub fn remote(connection: &Connection) -> SocketAddr {
+    let address = connection.remote_address();
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Why a connection is closed on purpose: the code in the packet, beside the reason in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Close {
+    /// No more to say.
+    Done = 0,
+    /// The peer may not be here; another try is no use.
+    Forbidden = 1,
+    /// Too much to do.
+    Busy = 2,
+    /// This process ends.
+    Stopping = 3,
+}
+
+impl Close {
+    /// Closes a connection, with the reason for the person at the other end.
+    pub fn connection(self, connection: &Connection, reason: &str) {
+        connection.close(VarInt::from_u32(self as u32), reason.as_bytes());
+    }
+
+    /// Closes an endpoint with all its connections.
+    pub fn endpoint(self, endpoint: &Endpoint, reason: &str) {
+        endpoint.close(VarInt::from_u32(self as u32), reason.as_bytes());
+    }
+}
+
+/// The one source of cryptography.
+pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+
+/// Returns the CA as the only root.
+pub(crate) fn roots(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.clone())?;
+    Ok(Arc::new(roots))
+}
+
+/// Returns the private key as TLS takes it.
+pub(crate) fn private_key(identity: &Identity) -> PrivateKeyDer<'static> {
+    PrivatePkcs8KeyDer::from(identity.key().to_vec()).into()
+}
+
+/// The numbers of a connection that this side opens.
+pub(crate) fn opened(purpose: Purpose) -> TransportConfig {
+    let mut transport = common();
+    transport
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0)) // nodes open no streams to clients
+        .receive_window(match purpose {
+            Purpose::Tunnel => TUNNEL_WINDOW,
+            Purpose::Control | Purpose::Enrol => STREAM_WINDOW,
+        });
+    transport
+}
+
+/// The numbers of a connection that this side accepts, as long as nobody knows who opens it; [`handshake`] raises them.
+fn accepted() -> TransportConfig {
+    let mut transport = common();
+    transport
+        .max_concurrent_bidi_streams(BEFORE_HANDSHAKE_STREAMS)
+        .receive_window(BEFORE_HANDSHAKE_WINDOW);
+    transport
+}
+
+fn common() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::from(IDLE)))
+        .stream_receive_window(STREAM_WINDOW)
+        .send_window(SEND_WINDOW)
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        // Ninety times the default's throughput where one packet in a hundred is lost, and no less anywhere.
+        .congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
+    transport
+}
+
+fn server_config(identity: &Identity) -> Result<ServerConfig, TransportError> {
+    let roots = roots(identity.ca()).map_err(TransportError::Tls)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, PROVIDER.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(TransportError::Ca)?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TransportError::Tls)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain(), private_key(identity))
+        .map_err(TransportError::Tls)?;
+    tls.alpn_protocols = [Purpose::Control, Purpose::Tunnel, Purpose::Enrol]
+        .map(|purpose| purpose.alpn().to_vec())
+        .to_vec();
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    tls.send_tls13_tickets = 0;
+    let crypto = QuicServerConfig::try_from(tls)
+        .map_err(|_| TransportError::Tls(rustls::Error::General("no cipher suite for QUIC".to_owned())))?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(accepted()))
+        .max_incoming(MAX_INCOMING)
+        .incoming_buffer_size(INCOMING_BUFFER)
+        .incoming_buffer_size_total(INCOMING_BUFFERS);
+    Ok(config)
+}
+
+/// Makes resets that outlive the process: a restarted node can tell a peer at once that their connection is gone, which
+/// would else find out only after [`IDLE`]. For that the key of the resets comes from the node's own, and the ids of
+/// connections hold nothing that a new process would not take.
+fn endpoint_config(key: &[u8]) -> EndpointConfig {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(b"zdap stateless reset");
+    context.update(key);
+    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, context.finish().as_ref());
+    let mut config = EndpointConfig::new(Arc::new(reset_key));
+    config.cid_generator(|| Box::new(RandomIds));
+    config
+}
+
+fn endpoint(
+    socket: Socket,
+    config: EndpointConfig,
+    server: Option<ServerConfig>,
+) -> Result<Endpoint, TransportError> {
+    let runtime = Arc::new(quinn::TokioRuntime);
+    match socket {
+        Socket::Udp(socket) => Endpoint::new(config, server, socket, runtime),
+        Socket::Abstract(socket) => Endpoint::new_with_abstract_socket(config, server, socket, runtime),
+    }
+    .map_err(TransportError::Socket)
+}
+
+fn certificate(connection: &Connection) -> Option<CertificateDer<'static>> {
+    let chain = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
+    chain.into_iter().next()
+}
+
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&rand::rng().random::<[u8; CONNECTION_ID]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// How long a peer may take to say who it is.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// From so many open connections on, newcomers show first that their address is theirs.
+pub const VALIDATED_FROM: usize = 256;
+/// Thousands of relays and their users; at most some 100 KiB each while idle.
+pub const MAX_CONNECTIONS: usize = 8192;
+
+/// A laptop that changes its address is silent for as long at most: the node answers to the old one until the laptop
+/// speaks. Also under what home routers keep a UDP mapping for.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Six keep-alives: long enough to change from one network to another, short enough to free what a dead peer holds.
+const IDLE: VarInt = VarInt::from_u32(30_000);
+/// Fills 3 Gbit/s at 20 ms.
+const STREAM_WINDOW: VarInt = VarInt::from_u32(8 * 1024 * 1024);
+/// Four streams' worth: BBR on a long path needs that much on its way.
+const SEND_WINDOW: u64 = 32 * 1024 * 1024;
+/// Sixty-four database connections that nobody reads from do not stop the others.
+const TUNNEL_WINDOW: VarInt = VarInt::from_u32(512 * 1024 * 1024);
+/// What somebody unknown can make this process hold.
+const BEFORE_HANDSHAKE_WINDOW: VarInt = VarInt::from_u32(64 * 1024);
+const BEFORE_HANDSHAKE_STREAMS: VarInt = VarInt::from_u32(8);
+/// Knocks that wait to be looked at; each is one packet.
+const MAX_INCOMING: usize = 1024;
+const INCOMING_BUFFER: u64 = 64 * 1024;
+const INCOMING_BUFFERS: u64 = 8 * 1024 * 1024;
+/// The default of 208 KiB loses packets at full speed even on loopback.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+const CONNECTION_ID: usize = 8;
