@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
-use super::failed;
+use super::files::{ensure_directory, failed};
 use crate::storage::StorageError;
 
 /// Copies, and remembers whether the file system shares blocks.
@@ -28,7 +28,7 @@ impl Copier {
         target: &Path,
         abandoned: &AtomicBool,
     ) -> Result<(), StorageError> {
-        super::ensure_directory(target)?;
+        ensure_directory(target)?;
         let entries = fs::read_dir(source).map_err(|error| failed("read", source, error))?;
         for entry in entries {
             let entry = entry.map_err(|error| failed("read", source, error))?;
@@ -94,26 +94,6 @@ impl Copier {
     }
 }
 
-/// Returns the bytes on disk of what lies below a directory; what goes away meanwhile is not counted.
-pub(super) fn bytes_below(directory: &Path) -> Result<u64, StorageError> {
-    let add = |sum: u64, path: &Path| -> Result<u64, StorageError> {
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.is_dir() => Ok(sum + bytes_below(path)?),
-            Ok(found) => Ok(sum + found.blocks() * BLOCK),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(sum),
-            Err(error) => Err(failed("look at", path, error)),
-        }
-    };
-    match fs::read_dir(directory) {
-        Ok(mut entries) => entries.try_fold(0, |sum, entry| {
-            let entry = entry.map_err(|error| failed("read", directory, error))?;
-            add(sum, &entry.path())
-        }),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(failed("read", directory, error)),
-    }
-}
-
 fn copy_link(from: &Path, to: &Path) -> io::Result<()> {
     symlink(fs::read_link(from)?, to)?;
     let owner = fs::symlink_metadata(from)?;
@@ -151,5 +131,3 @@ fn file_system(path: &Path) -> String {
 
 /// Once in the life of the process, however many trees it has.
 static WARNED: Once = Once::new();
-/// `st_blocks` counts in these, whatever the file system's own blocks are.
-const BLOCK: u64 = 512;

@@ -1,5 +1,6 @@
 //! Datasets of a ZFS pool, by the `zfs` and `zpool` programs in the dialect that zfs-fuse 0.7 and OpenZFS 2.x share.
 
+mod open;
 mod parse;
 mod run;
 
@@ -14,11 +15,10 @@ use tokio::sync::Mutex;
 use zdap_proto::message::CloneRecord;
 use zdap_proto::name::{BaseId, SnapshotId};
 
-use super::lock::lock;
 use super::record::{CLONES, Record};
 use super::{Capacity, DatasetId, Inventory, Storage, StorageError, ZfsProperties};
 use parse::{Dataset, Listing};
-use run::{Failure, Kind, zfs, zpool};
+use run::{Failure, Kind, zfs};
 
 /// The tree `<pool>/zdap` of one node.
 #[derive(Debug)]
@@ -32,90 +32,6 @@ pub struct Zfs {
 }
 
 impl Zfs {
-    /// Takes `<pool>/zdap`, and makes it if it is absent; `pool` may as well be a dataset, `tank/databases`.
-    ///
-    /// The property `zdap:node` on it says whose it is: `owner` (`<cluster>/<node>`) writes itself there. A tree of
-    /// another's, a tree that we did not make, and a tree that another process works on are refused. What is ours and
-    /// not mounted (after a restart of the machine, or a kill between making and mounting) is mounted.
-    pub async fn open(pool: &str, owner: &str) -> Result<Self, StorageError> {
-        check_name(pool)?;
-        check_health(pool).await?;
-        let tree = format!("{pool}/zdap");
-        let root = match list_one(&tree).await {
-            Ok(root) => root,
-            Err(failure) if failure.kind == Kind::Missing => {
-                found(pool, &tree, owner).await?;
-                list_one(&tree).await.map_err(|failure| failure.in_pool(pool))?
-            }
-            Err(failure) => return Err(failure.in_pool(pool)),
-        };
-        check_owner(pool, &tree, &root, owner).await?;
-        let mountpoint = usable_mountpoint(&tree, &root)?;
-        mount_if_needed(&tree, &root)
-            .await
-            .map_err(|failure| failure.in_pool(pool))?;
-        let zfs = Self {
-            _lock: lock(&mountpoint)?,
-            pool: pool.to_owned(),
-            tree,
-            mountpoint,
-            folders: Mutex::new(()),
-        };
-        if root.node.is_none() {
-            let property = format!("zdap:node={owner}");
-            zfs.run(&["set", &property, &zfs.tree]).await?;
-        }
-        zfs.ensure_folder(CLONES).await?;
-        zfs.mount_all().await?;
-        Ok(zfs)
-    }
-
-    /// Makes the dataset `<tree>/<name>` that holds other datasets.
-    async fn ensure_folder(&self, name: &str) -> Result<(), StorageError> {
-        let record = Record::Folder {
-            folder: name.to_owned(),
-        };
-        let dataset = self.at(&record);
-        match self.list(&dataset).await {
-            Ok(listing) => {
-                let folder = listing.get(&dataset).cloned().unwrap_or_default();
-                parse::own_record(&self.tree, &dataset, &folder)
-                    .map_err(|reason| foreign(&format!("`{dataset}` is in the way: {reason}")))?;
-                match usable_mountpoint(&dataset, &folder)? == self.mountpoint.join(name) {
-                    true => Ok(()),
-                    false => Err(StorageError::Unusable {
-                        message: format!(
-                            "`{dataset}` is mounted elsewhere than below `{}`",
-                            self.mountpoint.display()
-                        ),
-                        hint: format!("`zfs inherit mountpoint {dataset}`"),
-                    }),
-                }
-            }
-            Err(failure) if failure.kind == Kind::Missing => {
-                let property = format!("zdap:record={}", record.text()?);
-                self.run(&["create", "-o", &property, &dataset]).await.map(drop)
-            }
-            Err(failure) => Err(self.failed(failure)),
-        }
-    }
-
-    async fn mount_all(&self) -> Result<(), StorageError> {
-        let listing = self
-            .list(&self.tree)
-            .await
-            .map_err(|failure| self.failed(failure))?;
-        for (name, dataset) in &listing {
-            if dataset.kind == "filesystem"
-                && parse::own_record(&self.tree, name, dataset).is_ok()
-                && let Err(failure) = mount_if_needed(name, dataset).await
-            {
-                tracing::warn!(error = %self.failed(failure), "cannot mount `{name}`");
-            }
-        }
-        Ok(())
-    }
-
     /// Runs a command that makes `dataset`, and returns where it is mounted.
     async fn make(
         &self,
@@ -345,7 +261,8 @@ impl Storage for Zfs {
                 if folder != CLONES {
                     let _folders = self.folders.lock().await;
                     // Refused for as long as another base lies in it.
-                    if let Ok(_removed) = zfs(&["destroy", &format!("{}/{folder}", self.tree)]).await {
+                    let name = format!("{}/{folder}", self.tree);
+                    if self.destroy_named(dataset, &name, false).await.is_ok() {
                         self.remove_mountpoint(folder).await;
                     }
                 }
@@ -365,96 +282,6 @@ impl Storage for Zfs {
     async fn capacity(&self) -> Result<Capacity, StorageError> {
         let arguments = ["get", "-Hp", "-o", "property,value", "used,available", &self.pool];
         parse::capacity(&self.run(&arguments).await?)
-    }
-}
-
-/// Refuses what cannot be the name of a pool or dataset.
-fn check_name(pool: &str) -> Result<(), StorageError> {
-    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.:/".contains(letter);
-    let reason = if pool.len() > LONGEST_POOL {
-        format!(
-            "is longer than {LONGEST_POOL} bytes, which leaves no room for the names of datasets below it"
-        )
-    } else if !pool.starts_with(|first: char| first.is_ascii_alphabetic()) {
-        "does not begin with a letter".to_owned()
-    } else if let Some(letter) = pool.chars().find(|letter| !allowed(*letter)) {
-        format!("holds {letter:?}")
-    } else if pool.split('/').any(str::is_empty) {
-        "has an empty part".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(StorageError::Unusable {
-        message: format!("`{pool}` is not the name of a pool or dataset: it {reason}"),
-        hint: "`zpool list` shows the pools of this machine, `zfs list` the datasets".to_owned(),
-    })
-}
-
-async fn check_health(pool: &str) -> Result<(), StorageError> {
-    let name = pool.split('/').next().unwrap_or(pool);
-    let health = zpool(&["list", "-H", "-o", "health", name])
-        .await
-        .map_err(|failure| failure.in_pool(name))?;
-    match parse::is_healthy(&health) {
-        true => Ok(()),
-        false => Err(StorageError::Unusable {
-            message: format!("the pool `{name}` is {}", health.trim()),
-            hint: format!("`zpool status -x {name}` tells what is wrong with it"),
-        }),
-    }
-}
-
-/// Makes an empty tree.
-async fn found(pool: &str, tree: &str, owner: &str) -> Result<(), StorageError> {
-    let parent = list_one(pool).await.map_err(|failure| failure.in_pool(pool))?;
-    usable_mountpoint(pool, &parent)?;
-    let node = format!("zdap:node={owner}");
-    // Snapshots that others take at regular times would keep clones from being destroyed.
-    let arguments = ["create", "-o", &node, "-o", "com.sun:auto-snapshot=false", tree];
-    match zfs(&arguments).await {
-        Ok(_) => Ok(()),
-        Err(failure) if failure.kind == Kind::Exists => Ok(()),
-        Err(failure) => Err(failure.in_pool(pool)),
-    }
-}
-
-/// Refuses a tree that is another's, or that holds things before it is anybody's.
-async fn check_owner(pool: &str, tree: &str, root: &Dataset, owner: &str) -> Result<(), StorageError> {
-    match &root.node {
-        Some(node) if node == owner => Ok(()),
-        Some(node) => Err(StorageError::Unusable {
-            message: format!("`{tree}` belongs to the node `{node}`; this node is `{owner}`"),
-            hint: format!(
-                "name another pool or dataset, or, if that node is gone for good, hand its data over with \
-                 `zfs set zdap:node={owner} {tree}`"
-            ),
-        }),
-        None => {
-            let listing = list(tree, true).await.map_err(|failure| failure.in_pool(pool))?;
-            match listing.keys().find(|name| *name != tree) {
-                None => Ok(()),
-                Some(stranger) => Err(StorageError::Unusable {
-                    message: format!(
-                        "`{tree}` is not ours: it has no property `zdap:node`, and holds `{stranger}`"
-                    ),
-                    hint: format!(
-                        "name another pool or dataset, or, if it is zdap's, give it to this node with \
-                         `zfs set zdap:node={owner} {tree}`"
-                    ),
-                }),
-            }
-        }
-    }
-}
-
-/// Returns where `name` is mounted, or will be; a dataset with mountpoint `none` or `legacy` is of no use.
-fn usable_mountpoint(name: &str, dataset: &Dataset) -> Result<PathBuf, StorageError> {
-    match dataset.mountpoint.as_deref() {
-        Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
-        other => Err(StorageError::Unusable {
-            message: format!("`{name}` has the mountpoint `{}`", other.unwrap_or("-")),
-            hint: format!("`zfs set mountpoint=/some/directory {name}`"),
-        }),
     }
 }
 
@@ -516,7 +343,5 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 const SLOWEST_RETRY: Duration = Duration::from_millis(250);
 /// Whatever is busy longer than this is in use; the caller has a better idea when to come back.
 const RETRY_FOR: Duration = Duration::from_secs(2);
-/// ZFS takes names of up to 255 bytes; `/zdap/`, a resource, a time, `@` and a time take 125 of them.
-const LONGEST_POOL: usize = 128;
 /// Less than this is no room at all: ZFS itself keeps some back for its own bookkeeping.
 const SMALLEST_ROOM: u64 = 1 << 20;

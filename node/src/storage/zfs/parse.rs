@@ -155,3 +155,146 @@ fn bytes(program: &str, line: &str, value: &str) -> Result<u64, StorageError> {
 fn odd(program: &str, line: &str, what: &str) -> StorageError {
     StorageError::Unreadable(format!("`{program}` printed `{line}`, which {what}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FUSE: &str = include_str!("../../../testdata/zfs/zfs-fuse-0.7.list");
+    const OPENZFS: &str = include_str!("../../../testdata/zfs/openzfs-2.1.list");
+
+    #[test]
+    fn what_is_ours_is_told_from_what_is_not_in_zfs_fuses_words() {
+        let listing = listing(FUSE).unwrap();
+        let root = &listing["tank/zdap"];
+        assert_eq!(root.node.as_deref(), Some("k7f2m9x3q1w8/node-a"));
+        assert_eq!(listing["tank/zdap/clones"].node, None, "inherited");
+        let found = inventory("tank/zdap", &listing);
+        let bases: Vec<_> = found.bases.iter().map(|base| base.id.to_string()).collect();
+        assert_eq!(
+            bases,
+            ["orders/2026-11-22T13.39.25Z", "orders/2026-11-23T13.39.25Z"]
+        );
+        let snapshots: Vec<_> = found.bases[0]
+            .snapshots
+            .iter()
+            .map(|(id, bytes)| (id.label(), *bytes))
+            .collect();
+        assert_eq!(
+            snapshots,
+            [
+                ("base".to_owned(), 114_688),
+                ("2026-11-23T08.00.00Z".to_owned(), 114_688)
+            ]
+        );
+        assert_eq!(
+            found.bases[1].snapshots,
+            vec![],
+            "a restore that was not finished"
+        );
+        assert!(!listing["tank/zdap/orders/2026-11-23T13.39.25Z"].mounted);
+        assert_eq!(found.clones.len(), 1);
+        assert_eq!(found.clones[0].record.id.as_str(), "orders-k3v9x2mq");
+        assert_eq!(
+            found.clones[0].path,
+            PathBuf::from("/tank/zdap/clones/orders-k3v9x2mq")
+        );
+        assert_eq!(
+            found.foreign,
+            [
+                "tank/zdap/a b: a filesystem without a record of zdap's",
+                "tank/zdap/clones/orders-cccccccc: its zdap:record is not understood: {}",
+                "tank/zdap/clones/orders-renamed1: its zdap:record is that of \
+                 tank/zdap/clones/orders-bbbbbbbb",
+                "tank/zdap/stranger: a filesystem without a record of zdap's",
+                "tank/zdap/orders/2026-11-22T13.39.25Z@autosnap_daily: a snapshot that zdap did not make",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_ours_is_told_from_what_is_not_in_openzfs_words() {
+        let found = inventory("tank/zdap", &listing(OPENZFS).unwrap());
+        assert_eq!(found.bases.len(), 1);
+        assert_eq!(found.bases[0].snapshots.len(), 1);
+        assert_eq!(found.clones.len(), 1, "its record was received by `zfs receive`");
+        assert_eq!(
+            found.foreign,
+            [
+                "tank/zdap/swap: a volume without a record of zdap's",
+                "tank/zdap/orders/2026-11-22T13.39.25Z#sent: a bookmark that zdap did not make",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_room_in_a_pool_is_what_is_used_and_what_is_free() {
+        assert_eq!(
+            capacity("used\t2420736\navailable\t4192407552\n").unwrap(),
+            Capacity {
+                free_bytes: 4_192_407_552,
+                total_bytes: 4_194_828_288,
+            }
+        );
+        for text in [
+            "",
+            "used\t1\n",
+            "used\tx\navailable\t1\n",
+            "used\t1\navailable\t3.9G\n",
+        ] {
+            assert!(capacity(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_tab_in_a_value_is_part_of_it() {
+        let listing = listing("p/x\tzdap:record\ta\tb\tlocal\n").unwrap();
+        assert_eq!(listing["p/x"].record.as_deref(), Some("a\tb"));
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_is_shown() {
+        for line in [
+            "p/x",
+            "p/x\ttype\tfilesystem",
+            "p/x\treferenced\t1.5K\t-",
+            "p/x\tnice\tyes\t-",
+        ] {
+            let error = listing(line).unwrap_err().to_string();
+            assert!(error.contains(line), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pool_that_misses_a_disk_will_do_and_a_faulted_one_will_not() {
+        assert!(is_healthy("ONLINE\n") && is_healthy("DEGRADED\n"));
+        assert!(!is_healthy("FAULTED\n") && !is_healthy("UNAVAIL\n") && !is_healthy(""));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_a_parser(text in "[\\PC\t\n]*") {
+            let _ = (listing(&text), capacity(&text), referenced(&text));
+        }
+
+        #[test]
+        fn no_listing_panics_the_inventory(
+            lines in prop::collection::vec((
+                "tank/zdap(/[a-z#@]{0,5}){0,2}",
+                prop::sample::select(PROPERTIES.split(',').collect::<Vec<_>>()),
+                "[0-9]{1,20}|\\PC{0,9}|\\{\"folder\":\"[a-z]\"\\}",
+                "local|-|inherited from tank",
+            ), 0..20),
+        ) {
+            let text: String = lines
+                .iter()
+                .map(|(name, property, value, source)| format!("{name}\t{property}\t{value}\t{source}\n"))
+                .collect();
+            if let Ok(listing) = listing(&text) {
+                let _ = inventory("tank/zdap", &listing);
+            }
+        }
+    }
+}
