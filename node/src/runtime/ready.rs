@@ -55,7 +55,9 @@ pub async fn postgres(address: &Address, env: &[String]) {
     let startup = startup_message(user, variable(env, "POSTGRES_DB").unwrap_or(user));
     retry(ANSWER, || async {
         match address {
-            Address::Tcp(address) => asks(timeout(CONNECT, TcpStream::connect(address)).await??, &startup).await,
+            Address::Tcp(address) => {
+                asks(timeout(CONNECT, TcpStream::connect(address)).await??, &startup).await
+            }
             Address::Unix(path) => asks(timeout(CONNECT, UnixStream::connect(path)).await??, &startup).await,
         }
     })
