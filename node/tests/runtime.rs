@@ -3,6 +3,12 @@
 //! `memory` runs everywhere. `process` needs PostgreSQL on the machine, `docker` an engine (`ZDAP_TEST_DOCKER`) with the
 //! image `ZDAP_TEST_IMAGE`; `docker` on ZFS also the pool `ZDAP_TEST_ZPOOL`. What is not there is skipped aloud.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail and talk as tests do"
+)]
+
 mod lab;
 
 use std::path::{Path, PathBuf};
@@ -67,6 +73,8 @@ trait Lab {
     async fn kill(&self, id: &InstanceId);
     /// Whether there is a real Postgres to talk to.
     const REAL: bool;
+    /// Returns all that an instance printed.
+    fn log(&self, id: &InstanceId) -> String;
     /// Changes `spec` so that its server ends while it starts.
     fn make_it_exit(&self, spec: &mut InstanceSpec);
     /// Changes `spec` so that its server never answers, although it runs.
@@ -131,6 +139,9 @@ async fn after_a_clean_stop_the_next_start_needs_no_recovery<L: Lab>(lab: &L) {
             query(&started.address, &spec, "postgres", "select count(*) from t"),
             "1000"
         );
+        let log = lab.log(&spec.id);
+        assert!(log.contains("database system was shut down at"), "{log}");
+        assert!(!log.contains("not properly shut down"), "{log}");
     }
     lab.runtime().remove(&spec.id).await.unwrap();
 }
@@ -327,6 +338,197 @@ fn an_ordinary_user_can_run_the_process_runtime() {
     assert!(said.contains("12 passed"), "{said}");
 }
 
+/// A base and its clone on ZFS: what the files' owners are there, and whether a clone starts without recovery.
+async fn a_clone_of_a_stopped_base_starts_without_recovery<L: Lab>(lab: &L, pool: &Pool) {
+    let mut base = spec(lab);
+    base.data = pool.create("base");
+    let started = lab.runtime().start(&base).await.unwrap();
+    query(
+        &started.address,
+        &base,
+        "postgres",
+        "create table t as select 7 as n",
+    );
+    lab.runtime().stop(&base.id, GRACE).await.unwrap();
+    lab.runtime().remove(&base.id).await.unwrap();
+    let mut clone = spec(lab);
+    clone.data = pool.clone("base", "clone");
+    let started = lab.runtime().start(&clone).await.unwrap();
+    assert_eq!(
+        query(&started.address, &clone, "postgres", "select n from t"),
+        "7"
+    );
+    let log = lab.log(&clone.id);
+    assert!(log.contains("database system was shut down at"), "{log}");
+    println!(
+        "clone on ZFS: start {:?}, ready {:?}",
+        started.start, started.ready
+    );
+    lab.runtime().remove(&clone.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_on_a_zfs_clone_starts_without_recovery() {
+    let test = "a_container_on_a_zfs_clone_starts_without_recovery";
+    if let (Some(pool), Some(lab)) = (Pool::open(test), DockerLab::open(test).await) {
+        a_clone_of_a_stopped_base_starts_without_recovery(&lab, &pool).await;
+        lab.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_on_a_zfs_clone_starts_without_recovery() {
+    let test = "a_process_on_a_zfs_clone_starts_without_recovery";
+    if let (Some(pool), Some(lab)) = (Pool::open(test), ProcessLab::open(test).await) {
+        a_clone_of_a_stopped_base_starts_without_recovery(&lab, &pool).await;
+        lab.close().await;
+    }
+}
+
+/// The same data, restored in a container and cloned as a process: its owner changes.
+#[tokio::test]
+async fn a_process_takes_over_data_that_a_container_made() {
+    let test = "a_process_takes_over_data_that_a_container_made";
+    if !is_root() {
+        return; // Only root can change the owner.
+    }
+    let (Some(containers), Some(processes)) = (DockerLab::open(test).await, ProcessLab::open(test).await)
+    else {
+        return;
+    };
+    let mut spec = spec(&processes);
+    containers.runtime().start(&spec).await.unwrap();
+    containers.runtime().stop(&spec.id, GRACE).await.unwrap();
+    containers.runtime().remove(&spec.id).await.unwrap();
+    run("chown", &["-R", "12345:12345", spec.data.to_str().unwrap()]);
+    spec.id = clone_id();
+    let started = processes.runtime().start(&spec).await.unwrap();
+    assert_eq!(query(&started.address, &spec, "postgres", "select 1"), "1");
+    processes.runtime().remove(&spec.id).await.unwrap();
+    containers.close().await;
+    processes.close().await;
+}
+
+#[tokio::test]
+async fn a_database_other_than_postgres_is_ready_when_its_healthcheck_passes() {
+    let test = "a_database_other_than_postgres_is_ready_when_its_healthcheck_passes";
+    let Some(lab) = DockerLab::open(test).await else {
+        return;
+    };
+    let mut spec = spec(&lab);
+    let image = format!("zdap-test-{}:1", lab.node.rsplit('-').next().unwrap());
+    docker(&["tag", &spec.image, &image]);
+    spec.image = image.clone();
+    spec.healthcheck = Some("test -e /var/lib/postgresql/data/healthy".to_owned());
+    let mut starting = lab.runtime().start(&spec);
+    // It accepts connections by then, but is not what the healthcheck wants.
+    let data = spec.data.clone();
+    let listens = async {
+        while !std::fs::read_to_string(data.join("postmaster.pid")).is_ok_and(|text| text.contains("ready")) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        started = &mut starting => panic!("{started:?}"),
+        () = listens => {}
+    }
+    std::fs::write(spec.data.join("healthy"), "").unwrap();
+    starting.await.unwrap();
+    lab.runtime().remove(&spec.id).await.unwrap();
+    docker(&["rmi", "--no-prune", &image]);
+    lab.close().await;
+}
+
+#[tokio::test]
+async fn containers_cannot_reach_each_other_and_publish_no_port() {
+    let test = "containers_cannot_reach_each_other_and_publish_no_port";
+    let Some(lab) = DockerLab::open(test).await else {
+        return;
+    };
+    let (one, other) = (spec(&lab), spec(&lab));
+    lab.runtime().start(&one).await.unwrap();
+    let Address::Tcp(address) = lab.runtime().start(&other).await.unwrap().address else {
+        panic!("a container has a TCP address")
+    };
+    let name = lab.runtime().instance_name(&one.id);
+    let reach = |host: &str| {
+        let host = format!("--host={host}");
+        let arguments = ["exec", &name, "pg_isready", "--timeout=2", &host];
+        Command::new("docker").args(arguments).status().unwrap().success()
+    };
+    assert!(reach("127.0.0.1"));
+    assert!(!reach(&address.ip().to_string()));
+    assert_eq!(docker(&["port", &name]), "");
+    lab.runtime().remove(&one.id).await.unwrap();
+    lab.runtime().remove(&other.id).await.unwrap();
+    lab.close().await;
+}
+
+#[tokio::test]
+async fn a_container_of_somebody_else_is_left_alone() {
+    let test = "a_container_of_somebody_else_is_left_alone";
+    let Some(lab) = DockerLab::open(test).await else {
+        return;
+    };
+    let stranger = DockerLab::open(test).await.unwrap();
+    let mut spec = spec(&lab);
+    lab.runtime().start(&spec).await.unwrap();
+    assert_eq!(stranger.runtime().instances().await.unwrap(), []);
+    for error in [
+        stranger.runtime().start(&spec).await.unwrap_err(),
+        stranger.runtime().stop(&spec.id, GRACE).await.unwrap_err(),
+        stranger.runtime().remove(&spec.id).await.unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("is not this node's"), "{error}");
+    }
+    spec.ready_timeout = Duration::from_secs(10);
+    lab.runtime().start(&spec).await.unwrap();
+    lab.runtime().remove(&spec.id).await.unwrap();
+    lab.close().await;
+}
+
+/// Datasets of one test's own, gone at its end.
+struct Pool(String);
+
+impl Pool {
+    fn open(test: &str) -> Option<Self> {
+        let pool = lab::variable(test, "ZDAP_TEST_ZPOOL")?;
+        let dataset = format!("{pool}/{}", CloneId::random(&"runtime".parse().unwrap()));
+        run("zfs", &["create", &dataset]);
+        Some(Self(dataset))
+    }
+
+    fn create(&self, name: &str) -> PathBuf {
+        let dataset = format!("{}/{name}", self.0);
+        run("zfs", &["create", &dataset]);
+        Self::mount_point(&dataset)
+    }
+
+    fn clone(&self, from: &str, name: &str) -> PathBuf {
+        let (snapshot, dataset) = (format!("{}/{from}@base", self.0), format!("{}/{name}", self.0));
+        run("zfs", &["snapshot", &snapshot]);
+        run("zfs", &["clone", &snapshot, &dataset]);
+        Self::mount_point(&dataset)
+    }
+
+    fn mount_point(dataset: &str) -> PathBuf {
+        PathBuf::from(run("zfs", &["get", "-H", "-o", "value", "mountpoint", dataset]))
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // "dataset is busy" goes on for a while after the last process has left.
+        for _ in 0..100 {
+            let destroyed = Command::new("zfs").args(["destroy", "-R", &self.0]).output();
+            if destroyed.is_ok_and(|output| output.status.success()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
 struct MemoryLab(Memory);
 
 impl MemoryLab {
@@ -356,6 +558,10 @@ impl Lab for MemoryLab {
 
     async fn kill(&self, id: &InstanceId) {
         self.0.kill(id);
+    }
+
+    fn log(&self, _id: &InstanceId) -> String {
+        String::new()
     }
 
     fn make_it_exit(&self, spec: &mut InstanceSpec) {
@@ -411,6 +617,11 @@ impl Lab for ProcessLab {
         kill_servers_on(self.directory.path());
     }
 
+    fn log(&self, id: &InstanceId) -> String {
+        let home = self.directory.path().join("state/instances").join(id.name());
+        std::fs::read_to_string(home.join("log")).unwrap()
+    }
+
     fn make_it_exit(&self, spec: &mut InstanceSpec) {
         spec.cmd = ["postgres", "-c", "nonsense=1"].map(str::to_owned).to_vec();
     }
@@ -464,6 +675,10 @@ impl Lab for DockerLab {
 
     async fn kill(&self, id: &InstanceId) {
         docker(&["kill", &self.runtime.instance_name(id)]);
+    }
+
+    fn log(&self, id: &InstanceId) -> String {
+        docker(&["logs", &self.runtime.instance_name(id)])
     }
 
     fn make_it_exit(&self, spec: &mut InstanceSpec) {
@@ -591,13 +806,16 @@ fn kill_servers_on(directory: &Path) {
 }
 
 fn docker(arguments: &[&str]) -> String {
-    let output = Command::new("docker").args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    run("docker", arguments)
+}
+
+/// Runs a program that has to succeed, and returns all it prints.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+    text
 }
 
 fn is_root() -> bool {

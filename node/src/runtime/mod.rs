@@ -235,12 +235,21 @@ impl From<Injected> for RuntimeError {
     }
 }
 
-/// Returns the last [`SHOWN_LINES`] lines of what an instance printed.
+/// Returns the last [`SHOWN_LINES`] lines of what an instance printed, without those that our own asking whether it is
+/// ready makes Postgres log: nothing else might be left.
 fn last_lines(output: &str) -> String {
-    let lines: Vec<&str> = output.trim_end().lines().collect();
+    let mut after_ours = false;
+    let told = |line: &&str| {
+        let ours = line.contains(NOT_YET) || after_ours && line.contains("DETAIL:");
+        after_ours = ours;
+        !ours
+    };
+    let lines: Vec<&str> = output.trim_end().lines().filter(told).collect();
     lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
 }
 
+/// Postgres's message for SQLSTATE 57P03: it is starting up, shutting down, or not accepting connections.
+const NOT_YET: &str = "FATAL:  the database system is ";
 /// Enough to see why a database did not start.
 const SHOWN_LINES: usize = 50;
 
@@ -290,6 +299,18 @@ mod tests {
         let shown = last_lines(&output);
         assert!(shown.starts_with("30\n") && shown.ends_with("\n79"));
         assert_eq!(last_lines(""), "");
+    }
+
+    #[test]
+    fn what_our_own_asking_makes_postgres_log_is_not_shown() {
+        let output = "LOG:  entering standby mode\n\
+                      FATAL:  the database system is not accepting connections\n\
+                      DETAIL:  Hot standby mode is disabled.\n\
+                      LOG:  waiting\nDETAIL:  For a primary.\n";
+        assert_eq!(
+            last_lines(output),
+            "LOG:  entering standby mode\nLOG:  waiting\nDETAIL:  For a primary."
+        );
     }
 
     #[test]

@@ -82,8 +82,8 @@ pub async fn passes<F: Future<Output = bool>>(mut check: impl FnMut() -> F) {
     }
 }
 
-/// Tries at once and then again after a fiftieth of the time already spent, but every 5 to 25 ms: a database that is
-/// quick is noticed at once, and one that takes long is not kept busy by being asked.
+/// Tries at once and then again after a fiftieth of the time already spent, within bounds: a database that is quick is
+/// noticed at once, and one that takes long is not kept busy, nor its log filled, by being asked.
 async fn retry<F: Future<Output = io::Result<bool>>>(limit: Duration, mut attempt: impl FnMut() -> F) {
     let begin = Instant::now();
     while !matches!(timeout(limit, attempt()).await, Ok(Ok(true))) {
@@ -141,7 +141,8 @@ const CANNOT_CONNECT_NOW: &[u8] = b"57P03";
 /// An error message is a few hundred bytes; a peer that says more is not Postgres.
 const LONGEST_ERROR: u64 = 64 * 1024;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(25);
+/// Reached after 25 s.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A local peer accepts at once. A packet sent while a container's network is still being made is lost, and the kernel
 /// would repeat it only after a second.
 const CONNECT: Duration = Duration::from_millis(250);
@@ -192,7 +193,7 @@ mod tests {
         let message = startup_message("ada", "orders");
         assert_eq!(
             message,
-            b"\0\0\0\x3b\0\x03\0\0user\0ada\0database\0orders\0application_name\0zdapd\0\0"
+            b"\0\0\0\x39\0\x03\0\0user\0ada\0database\0orders\0application_name\0zdapd\0\0"
         );
     }
 

@@ -25,9 +25,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, timeout};
 
 use super::ready::{self, Readiness};
-use super::{
-    Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, SHOWN_LINES, Started, last_lines,
-};
+use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, Started, last_lines};
 
 /// Runs containers.
 #[derive(Debug)]
@@ -177,7 +175,7 @@ impl Docker {
         let options = LogsOptionsBuilder::default()
             .stdout(true)
             .stderr(true)
-            .tail(&SHOWN_LINES.to_string())
+            .tail(READ_LINES)
             .build();
         let mut lines = Box::pin(self.engine.logs(name, Some(options)));
         let mut text = Vec::new();
@@ -386,6 +384,8 @@ fn chain(error: &Error) -> String {
     text
 }
 
+/// Far more lines than are shown: many may be left out.
+const READ_LINES: &str = "5000";
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// An engine on this machine answers in milliseconds.
 const UNTIL_CONNECTED: Duration = Duration::from_secs(5);

@@ -218,8 +218,8 @@ const NOTE: &str = "instance.json";
 const LONGEST_SOCKET: usize = 107;
 /// Days of a talkative database; enough to look back.
 const LARGE_LOG: u64 = 16 * 1024 * 1024;
-/// More than the lines that are shown will fill.
-const TAIL: u64 = 64 * 1024;
+/// Far more than the lines that are shown fill: many more may be left out.
+const TAIL: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
