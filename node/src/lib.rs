@@ -3,6 +3,10 @@
 //! # Map
 //! - [`resource`]: resource files
 //! - [`storage`], [`runtime`]: the two seams, each with several real implementations and one contract
+//! - [`schedule`]: when to restore
+//! - [`quantity`]: sizes and durations as people write them
+pub mod quantity;
 pub mod resource;
 pub mod runtime;
+pub mod schedule;
 pub mod storage;
