@@ -3,10 +3,11 @@
 //! # Map
 //! - [`resource`]: resource files
 //! - [`storage`], [`runtime`]: the two seams, each with several real implementations and one contract
-//! - [`schedule`]: when to restore
+//! - [`schedule`], [`retention`]: when to restore, and what may go; pure
 //! - [`quantity`]: sizes and durations as people write them
 pub mod quantity;
 pub mod resource;
+pub mod retention;
 pub mod runtime;
 pub mod schedule;
 pub mod storage;
