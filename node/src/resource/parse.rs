@@ -42,7 +42,7 @@ fn read(tree: &Node, file: &Path) -> Result<Parsed, Fault> {
     let resource = Resource {
         name: name.parse(ResourceName::from_str)?,
         alias: match &alias {
-            Some(field) => Some(field.parse(ResourceName::from_str)?.into()),
+            Some(field) => Some(field.text()?.to_owned()),
             None => None,
         },
         file: file.to_owned(),
