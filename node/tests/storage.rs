@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tempfile::TempDir;
+use zdap_node::faults::{Faults, Moment};
 use zdap_node::storage::directory::Directory;
-use zdap_node::storage::memory::{Call, Memory, Moment};
+use zdap_node::storage::memory::Memory;
 use zdap_node::storage::zfs::Zfs;
 use zdap_node::storage::{Capacity, DatasetId, Inventory, Storage, StorageError, ZfsProperties};
 use zdap_proto::message::{CloneRecord, CloneState};
@@ -36,7 +37,7 @@ enum Place {
 impl Place {
     async fn open(&self) -> Arc<dyn Storage> {
         match self {
-            Self::Memory(memory) => Arc::new(memory.reopened()),
+            Self::Memory(memory) => Arc::new(memory.reopened(Faults::none())),
             Self::Directory(root) => Arc::new(Directory::open(root.path(), OWNER).await.unwrap()),
             Self::Zfs(dataset) => Arc::new(Zfs::open(&dataset.name, OWNER).await.unwrap()),
         }
@@ -914,44 +915,19 @@ async fn memory_fails_the_call_it_was_told_to_before_or_after_its_effect() {
     let disk = Memory::new();
     let snapshot = SnapshotId::of_restore(base("orders"));
     for (moment, bases) in [(Moment::Before, 0), (Moment::After, 1)] {
-        let storage = disk.reopened();
-        storage.fail_after(1, moment);
+        let faults = Faults::none();
+        faults.fail_call(1, moment);
+        let storage = disk.reopened(faults.clone());
         storage.inventory().await.unwrap();
         let error = storage.create_base(&snapshot.base, &none()).await.unwrap_err();
         assert!(error.to_string().contains("told to fail"), "{error}");
         assert_eq!(storage.inventory().await.unwrap().bases.len(), bases);
-        let base = snapshot.base.clone();
-        assert_eq!(
-            storage.calls(),
-            [Call::Inventory, Call::CreateBase(base), Call::Inventory]
-        );
+        assert_eq!(faults.calls(), ["inventory", "create_base", "inventory"]);
     }
 }
 
 #[tokio::test]
-async fn memory_never_returns_after_its_stop_and_the_disk_survives() {
-    for (moment, snapshots) in [(Moment::Before, 0), (Moment::After, 1)] {
-        let storage = Memory::new();
-        let snapshot = SnapshotId::of_restore(base("orders"));
-        storage.create_base(&snapshot.base, &none()).await.unwrap();
-        storage.stop_after(0, moment);
-        tokio::select! {
-            biased;
-            result = storage.snapshot(&snapshot) => panic!("it returned {result:?}"),
-            () = storage.stopped() => {}
-        }
-        tokio::select! {
-            biased;
-            result = storage.inventory() => panic!("it returned {result:?}"),
-            () = storage.stopped() => {}
-        }
-        let found = storage.reopened().inventory().await.unwrap();
-        assert_eq!(found.bases[0].snapshots.len(), snapshots);
-    }
-}
-
-#[tokio::test]
-async fn memory_is_busy_full_and_slow_on_request() {
+async fn memory_is_busy_and_full_on_request() {
     let storage = Memory::new();
     let record = cloned(&storage, &SnapshotId::of_restore(base("orders"))).await;
     let clone = DatasetId::Clone(record.id.clone());
@@ -967,11 +943,6 @@ async fn memory_is_busy_full_and_slow_on_request() {
     });
     let error = storage.create_clone(&record, &none(), None).await.unwrap_err();
     assert!(matches!(error, StorageError::Full(_)), "{error:?}");
-    let latency = Duration::from_millis(30);
-    storage.set_latency(latency);
-    let begun = Instant::now();
-    storage.capacity().await.unwrap();
-    assert!(begun.elapsed() >= latency);
 }
 
 fn refused(error: Option<StorageError>, words: &[&str]) {
