@@ -812,6 +812,32 @@ async fn a_directory_that_cannot_be_written_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_directory_on_a_read_only_disk_is_refused_saying_so() {
+    let disk = tempfile::tempdir().unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "ro", "tmpfs"])
+        .arg(disk.path())
+        .output()
+        .unwrap();
+    if !mount.status.success() {
+        let reason = String::from_utf8_lossy(&mount.stderr).trim().to_owned();
+        return lab::skip("storage::a_directory_on_a_read_only_disk_is_refused", &reason);
+    }
+    let errors = [
+        Directory::open(disk.path(), OWNER).await.err(),
+        Directory::open(&disk.path().join("data"), OWNER).await.err(),
+    ];
+    let unmounted = Command::new("umount").arg(disk.path()).status().unwrap();
+    assert!(unmounted.success());
+    for error in errors {
+        refused(
+            error,
+            &["cannot write `", disk.path().to_str().unwrap(), "Read-only"],
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_a_killed_process_left_half_made_or_half_removed_is_removed_at_start() {
     let root = tempfile::tempdir().unwrap();
     drop(Directory::open(root.path(), OWNER).await.unwrap());
@@ -832,7 +858,7 @@ async fn a_copy_that_nobody_waits_for_any_more_leaves_nothing() {
     let storage = Directory::open(root.path(), OWNER).await.unwrap();
     let snapshot = SnapshotId::of_restore(base("orders"));
     let path = storage.create_base(&snapshot.base, &none()).await.unwrap();
-    for number in 0..2000 {
+    for number in 0..500 {
         fs::write(path.join(number.to_string()), "text").unwrap();
     }
     storage.snapshot(&snapshot).await.unwrap();

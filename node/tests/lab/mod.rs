@@ -4,14 +4,20 @@ use std::env;
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Returns the value of `variable`. When it is not set, says so (with the reason in `<variable>_MISSING`, if any), adds a
-/// line to the file named by `ZDAP_TEST_SKIP_LOG`, and returns `None`; with `ZDAP_TEST_NO_SKIP=1` it panics instead.
-#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+/// Returns the value of `variable`; skips `test` when it is not set, with the reason in `<variable>_MISSING`, if any.
 pub(crate) fn needed(variable: &str, test: &str) -> Option<String> {
-    if let Some(value) = env::var(variable).ok().filter(|value| !value.is_empty()) {
-        return Some(value);
+    let value = env::var(variable).ok().filter(|value| !value.is_empty());
+    if value.is_none() {
+        let reason = env::var(format!("{variable}_MISSING"));
+        skip(test, &reason.unwrap_or_else(|_| format!("{variable} is not set")));
     }
-    let reason = env::var(format!("{variable}_MISSING")).unwrap_or_else(|_| format!("{variable} is not set"));
+    value
+}
+
+/// Says that `test` is skipped and why, also in the file named by `ZDAP_TEST_SKIP_LOG`; panics if
+/// `ZDAP_TEST_NO_SKIP=1`.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+pub(crate) fn skip(test: &str, reason: &str) {
     let line = format!("SKIP {test}: {reason}");
     assert_ne!(env::var("ZDAP_TEST_NO_SKIP").as_deref(), Ok("1"), "{line}");
     eprintln!("{line}");
@@ -24,5 +30,4 @@ pub(crate) fn needed(variable: &str, test: &str) -> Option<String> {
             .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()))
             .unwrap_or_else(|error| panic!("cannot write {log}: {error}"));
     }
-    None
 }
