@@ -74,7 +74,7 @@ struct LabDataset {
 impl LabDataset {
     fn new(test: &str) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let pool = lab::needed("ZDAP_TEST_ZPOOL", test)?;
+        let pool = lab::variable(test, "ZDAP_TEST_ZPOOL")?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dataset = Self {
             name: format!("{pool}/storage-{}-{number}", std::process::id()),
@@ -136,7 +136,7 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $sentence() {
                 let test = concat!("storage::reflink::", stringify!($sentence));
-                if let Some(root) = lab::needed("ZDAP_TEST_REFLINK_DIR", test) {
+                if let Some(root) = lab::variable(test, "ZDAP_TEST_REFLINK_DIR") {
                     super::$sentence(&Place::Directory(tempfile::tempdir_in(root).unwrap())).await;
                 }
             })*
@@ -821,7 +821,8 @@ async fn a_directory_on_a_read_only_disk_is_refused_saying_so() {
         .unwrap();
     if !mount.status.success() {
         let reason = String::from_utf8_lossy(&mount.stderr).trim().to_owned();
-        return lab::skip("storage::a_directory_on_a_read_only_disk_is_refused", &reason);
+        lab::skip::<()>("storage::a_directory_on_a_read_only_disk_is_refused", &reason);
+        return;
     }
     let errors = [
         Directory::open(disk.path(), OWNER).await.err(),
@@ -910,7 +911,7 @@ async fn sockets_and_pipes_are_left_out_of_a_copy() {
 #[tokio::test]
 async fn a_reflinked_clone_takes_no_room() {
     let test = "storage::a_reflinked_clone_takes_no_room";
-    let Some(parent) = lab::needed("ZDAP_TEST_REFLINK_DIR", test) else {
+    let Some(parent) = lab::variable(test, "ZDAP_TEST_REFLINK_DIR") else {
         return;
     };
     let root = tempfile::tempdir_in(parent).unwrap();
