@@ -64,7 +64,7 @@ pub fn plan(snapshots: &[SnapshotUse], retention: &Retention, now: DateTime<Utc>
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use zdap_proto::name::{BaseId, RequestId, SnapshotTime};
+    use zdap_proto::name::{BaseId, SnapshotTime};
 
     use super::*;
 

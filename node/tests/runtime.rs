@@ -492,7 +492,7 @@ struct Pool(String);
 
 impl Pool {
     fn open(test: &str) -> Option<Self> {
-        let pool = lab::needed("ZDAP_TEST_ZPOOL", test)?;
+        let pool = lab::variable(test, "ZDAP_TEST_ZPOOL")?;
         let dataset = format!("{pool}/{}", CloneId::random(&"runtime".parse().unwrap()));
         run("zfs", &["create", &dataset]);
         Some(Self(dataset))
@@ -643,8 +643,8 @@ struct DockerLab {
 
 impl DockerLab {
     async fn open(test: &str) -> Option<Self> {
-        lab::needed("ZDAP_TEST_DOCKER", test)?;
-        lab::needed("ZDAP_TEST_IMAGE", test)?;
+        lab::variable(test, "ZDAP_TEST_DOCKER")?;
+        lab::variable(test, "ZDAP_TEST_IMAGE")?;
         let node = format!("test/{}", CloneId::random(&"node".parse().unwrap()));
         Some(Self {
             runtime: Docker::connect(&node).await.unwrap(),

@@ -75,7 +75,7 @@ struct LabDataset {
 impl LabDataset {
     fn new(test: &str) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let pool = lab::needed("ZDAP_TEST_ZPOOL", test)?;
+        let pool = lab::variable(test, "ZDAP_TEST_ZPOOL")?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dataset = Self {
             name: format!("{pool}/storage-{}-{number}", std::process::id()),
@@ -137,7 +137,7 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $sentence() {
                 let test = concat!("storage::reflink::", stringify!($sentence));
-                if let Some(root) = lab::needed("ZDAP_TEST_REFLINK_DIR", test) {
+                if let Some(root) = lab::variable(test, "ZDAP_TEST_REFLINK_DIR") {
                     super::$sentence(&Place::Directory(tempfile::tempdir_in(root).unwrap())).await;
                 }
             })*
@@ -813,6 +813,33 @@ async fn a_directory_that_cannot_be_written_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_directory_on_a_read_only_disk_is_refused_saying_so() {
+    let disk = tempfile::tempdir().unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "ro", "tmpfs"])
+        .arg(disk.path())
+        .output()
+        .unwrap();
+    if !mount.status.success() {
+        let reason = String::from_utf8_lossy(&mount.stderr).trim().to_owned();
+        lab::skip::<()>("storage::a_directory_on_a_read_only_disk_is_refused", &reason);
+        return;
+    }
+    let errors = [
+        Directory::open(disk.path(), OWNER).await.err(),
+        Directory::open(&disk.path().join("data"), OWNER).await.err(),
+    ];
+    let unmounted = Command::new("umount").arg(disk.path()).status().unwrap();
+    assert!(unmounted.success());
+    for error in errors {
+        refused(
+            error,
+            &["cannot write `", disk.path().to_str().unwrap(), "Read-only"],
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_a_killed_process_left_half_made_or_half_removed_is_removed_at_start() {
     let root = tempfile::tempdir().unwrap();
     drop(Directory::open(root.path(), OWNER).await.unwrap());
@@ -833,7 +860,7 @@ async fn a_copy_that_nobody_waits_for_any_more_leaves_nothing() {
     let storage = Directory::open(root.path(), OWNER).await.unwrap();
     let snapshot = SnapshotId::of_restore(base("orders"));
     let path = storage.create_base(&snapshot.base, &none()).await.unwrap();
-    for number in 0..2000 {
+    for number in 0..500 {
         fs::write(path.join(number.to_string()), "text").unwrap();
     }
     storage.snapshot(&snapshot).await.unwrap();
@@ -885,7 +912,7 @@ async fn sockets_and_pipes_are_left_out_of_a_copy() {
 #[tokio::test]
 async fn a_reflinked_clone_takes_no_room() {
     let test = "storage::a_reflinked_clone_takes_no_room";
-    let Some(parent) = lab::needed("ZDAP_TEST_REFLINK_DIR", test) else {
+    let Some(parent) = lab::variable(test, "ZDAP_TEST_REFLINK_DIR") else {
         return;
     };
     let root = tempfile::tempdir_in(parent).unwrap();
