@@ -38,6 +38,7 @@ pub mod state;
 pub mod storage;
 pub mod tunnel;
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -59,13 +60,33 @@ use crate::storage::Storage;
 use crate::storage::directory::Directory;
 use crate::storage::zfs::Zfs;
 
-/// Runs a node until `shutdown` is done. Every long-lived task is started here, and has ended when this returns.
+/// Runs a node until `shutdown` is done.
 pub async fn run(
     config: Config,
     join: Option<Token>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let (stop, stopping) = watch::channel(false);
+    let parts = open(&config, join).await?;
+    serve(&config, parts, shutdown).await
+}
+
+/// What a node stands on. Tests put in their own.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its state directory, locked.
+    pub state: StateDir,
+    /// Its place in the cluster.
+    pub membership: Membership,
+    /// The UDP socket it serves.
+    pub socket: UdpSocket,
+    /// The first seam.
+    pub storage: Arc<dyn Storage>,
+    /// The second seam.
+    pub runtime: Arc<dyn Runtime>,
+}
+
+/// Opens what the configuration names; whatever is wrong with it is found here, and nothing is left behind.
+pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts> {
     let state = StateDir::lock(&config.state_dir)?;
     let socket = transport::bind_any(config.api_port).with_context(|| {
         format!(
@@ -73,13 +94,34 @@ pub async fn run(
             config.api_port
         )
     })?;
-    let Membership { ca, identity, origin } =
-        state::membership(&state, &config.node_name, join.as_ref(), Utc::now()).await?;
-    let owner = format!("{}/{}", identity.cluster(), config.node_name);
+    let membership = state::membership(&state, &config.node_name, join.as_ref(), Utc::now()).await?;
+    let owner = format!("{}/{}", membership.identity.cluster(), config.node_name);
     let storage = open_storage(&config.storage, &owner).await?;
     let runtime = open_runtime(config.runtime, &state, &owner).await?;
-    let (watch, catalogue) = resource::watch::open(&config.config_dir)?;
+    Ok(Parts {
+        state,
+        membership,
+        socket,
+        storage,
+        runtime,
+    })
+}
 
+/// Serves until `shutdown` is done. Every long-lived task is started here, and has ended when this returns.
+pub async fn serve(
+    config: &Config,
+    parts: Parts,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let Parts {
+        state,
+        membership,
+        socket,
+        storage,
+        runtime,
+    } = parts;
+    let (watch, catalogue) = resource::watch::open(&config.config_dir)?;
+    let (stop, stopping) = watch::channel(false);
     let inventory = storage.inventory().await?;
     for what in &inventory.foreign {
         tracing::warn!("{what}: not zdap's, left alone");
@@ -94,14 +136,14 @@ pub async fn run(
     let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
     let port = socket.local_addr()?.port();
     let node = Arc::new(Node {
-        name: config.node_name,
+        name: config.node_name.clone(),
         address: config.network_address.with_port(port),
         invites: Invites::load(state.invites()).context("read the invites")?,
         relay_program: relay_program::path(),
         bases: Arc::new(bases),
         clones: Arc::new(clones),
-        identity,
-        ca,
+        identity: membership.identity,
+        ca: membership.ca,
         catalogue,
         storage,
         runtime,
@@ -110,15 +152,15 @@ pub async fn run(
 
     let endpoint = transport::server_endpoint(socket, &node.identity)?;
     state.publish_port(port).context("write down the port")?;
-    announce(&node, origin);
+    announce(&node, membership.origin);
     let tasks = [
+        tokio::spawn(watch.run()),
         tokio::spawn(Arc::clone(&node).stay_in_order(stopping.clone())),
         tokio::spawn(images::keep_present(
             Arc::clone(&node.runtime),
             node.catalogue.clone(),
         )),
         tokio::spawn(scheduled_restores(Arc::clone(&node))),
-        tokio::spawn(watch.run()),
     ];
     let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint, stopping));
     shutdown.await;
