@@ -1,6 +1,8 @@
 //! The bytes of every message. A difference here is one that a peer of the same protocol version would not understand:
 //! append variants, leave structs as they are, or raise the version in the ALPN.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 

@@ -1,5 +1,7 @@
 //! Real QUIC on loopback: who gets in, who does not and what they are told, and the splice.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
