@@ -1,0 +1,335 @@
+//! The bytes of every message. A difference here is one that a peer of the same protocol version would not understand:
+//! append variants, leave structs as they are, or raise the version in the ALPN.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use chrono::DateTime;
+use data_encoding::HEXLOWER;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zdap_proto::frame;
+use zdap_proto::message::{
+    Account, Answer, Certificate, CloneState, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited,
+    NodeStatus, Progress, Reply, Request, ResourceView, SnapshotView, Stages, TunnelHello, TunnelReply,
+    Wanted,
+};
+use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime};
+use zdap_proto::refusal::{Refusal, RefusalKind};
+
+/// One line a message: its name, and in hexadecimal the body of its frame.
+const GOLDEN: &str = include_str!("golden.txt");
+
+#[test]
+fn every_message_has_the_bytes_it_always_had() {
+    let mut checked = Checked::default();
+    for request in requests() {
+        checked.check(name_of_request(&request), &request);
+    }
+    for answer in answers() {
+        checked.check(name_of_answer(&answer), &Reply::Done(answer));
+    }
+    for kind in KINDS {
+        checked.check(name_of_kind(kind), &Reply::Refused(refusal(kind)));
+    }
+    for reply in replies() {
+        checked.check(name_of_reply(&reply), &reply);
+    }
+    for invited in [
+        Invited::User {
+            name: Some(ada()),
+            admin: true,
+        },
+        Invited::User {
+            name: None,
+            admin: false,
+        },
+        Invited::Node,
+    ] {
+        checked.check("Invited", &invited);
+    }
+    for state in [CloneState::Creating, CloneState::Ready, CloneState::Destroying] {
+        checked.check("CloneState", &state);
+    }
+    checked.check("TunnelHello", &TunnelHello { clone: clone() });
+    checked.check("TunnelReply", &TunnelReply::Open);
+    checked.check(
+        "TunnelReply",
+        &TunnelReply::Refused(refusal(RefusalKind::Forbidden)),
+    );
+    for wanted in [
+        Wanted::User { name: Some(ada()) },
+        Wanted::User { name: None },
+        Wanted::Node { name: parsed("db1") },
+    ] {
+        let request = EnrolRequest {
+            secret: vec![7; 4],
+            public_key: vec![8; 4],
+            wanted,
+        };
+        checked.check("EnrolRequest", &request);
+    }
+    checked.check(
+        "EnrolReply",
+        &EnrolReply::Refused(refusal(RefusalKind::Forbidden)),
+    );
+    checked.check(
+        "EnrolReply",
+        &EnrolReply::Enrolled(Enrolled {
+            cluster: parsed("k3v9x2mq0bcd"),
+            certificate: certificate(),
+            ca_key: Some(vec![3; 2]),
+            nodes: vec!["10.0.0.1:43210".to_owned()],
+        }),
+    );
+    assert_eq!(checked.lines(), GOLDEN, "left: the bytes now; right: golden.txt");
+}
+
+/// What was encoded, and decoded again.
+#[derive(Default)]
+struct Checked(BTreeMap<String, String>);
+
+impl Checked {
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(&mut self, name: &str, message: &T) {
+        let frame = frame::encode(message, frame::REPLY_CAP).unwrap();
+        let body = &frame[4..];
+        assert_eq!(frame[..4], u32::try_from(body.len()).unwrap().to_le_bytes());
+        assert_eq!(frame::decode::<T>(body).unwrap(), *message);
+        let mut line = name.to_owned();
+        while self.0.contains_key(&line) {
+            line.push('\'');
+        }
+        self.0.insert(line, HEXLOWER.encode(body));
+    }
+
+    fn lines(&self) -> String {
+        self.0
+            .iter()
+            .map(|(name, hex)| format!("{name} {hex}\n"))
+            .collect()
+    }
+}
+
+// The matches name every variant, so that a new one has to be added to the lists too.
+
+fn name_of_request(request: &Request) -> &'static str {
+    match request {
+        Request::Status => "Request::Status",
+        Request::ListResources => "Request::ListResources",
+        Request::ListSnapshots { .. } => "Request::ListSnapshots",
+        Request::ListClones { .. } => "Request::ListClones",
+        Request::CreateSnapshot { .. } => "Request::CreateSnapshot",
+        Request::CreateClone { .. } => "Request::CreateClone",
+        Request::DestroyClone { .. } => "Request::DestroyClone",
+        Request::DestroyAll { .. } => "Request::DestroyAll",
+        Request::IssueRelay { .. } => "Request::IssueRelay",
+        Request::Account { .. } => "Request::Account",
+        Request::FetchRelay { .. } => "Request::FetchRelay",
+        Request::IssueToken { .. } => "Request::IssueToken",
+    }
+}
+
+fn requests() -> Vec<Request> {
+    vec![
+        Request::Status,
+        Request::ListResources,
+        Request::ListSnapshots { resource: None },
+        Request::ListSnapshots {
+            resource: Some(orders()),
+        },
+        Request::ListClones {
+            resource: Some(orders()),
+            all_owners: true,
+        },
+        Request::CreateSnapshot {
+            resource: orders(),
+            use_existing: true,
+        },
+        Request::CreateClone {
+            resource: orders(),
+            snapshot: Some(time()),
+            owner: Some(ada()),
+            request_id: parsed::<RequestId>("000102030405060708090a0b0c0d0e0f"),
+        },
+        Request::DestroyClone { clone: clone() },
+        Request::DestroyAll { bases: true },
+        Request::IssueRelay {
+            clone: clone(),
+            public_key: vec![1, 2, 3],
+        },
+        Request::Account { clone: clone() },
+        Request::FetchRelay {
+            architecture: "x86_64".to_owned(),
+        },
+        Request::IssueToken {
+            invited: Invited::Node,
+            ttl_seconds: 3600,
+        },
+    ]
+}
+
+fn name_of_reply(reply: &Reply) -> &'static str {
+    match reply {
+        Reply::Progress(_) => "Reply::Progress",
+        Reply::Done(_) => "Reply::Done",
+        Reply::Refused(_) => "Reply::Refused",
+    }
+}
+
+fn replies() -> Vec<Reply> {
+    let progress = |bytes| {
+        Reply::Progress(Progress {
+            stage: "running creation script".to_owned(),
+            elapsed_ms: 1500,
+            bytes,
+        })
+    };
+    vec![
+        progress(Some(1 << 40)),
+        progress(None),
+        Reply::Refused(refusal(RefusalKind::NotFound).with_hint("`zdap list clones` shows yours")),
+    ]
+}
+
+fn name_of_answer(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Status(_) => "Answer::Status",
+        Answer::Resources(_) => "Answer::Resources",
+        Answer::Snapshots(_) => "Answer::Snapshots",
+        Answer::Clones(_) => "Answer::Clones",
+        Answer::Snapshot(_) => "Answer::Snapshot",
+        Answer::Created { .. } => "Answer::Created",
+        Answer::Destroyed => "Answer::Destroyed",
+        Answer::DestroyedAll { .. } => "Answer::DestroyedAll",
+        Answer::Certificate(_) => "Answer::Certificate",
+        Answer::Account(_) => "Answer::Account",
+        Answer::Relay { .. } => "Answer::Relay",
+        Answer::Token(_) => "Answer::Token",
+    }
+}
+
+fn answers() -> Vec<Answer> {
+    let snapshot = SnapshotView {
+        resource: orders(),
+        taken_at: time(),
+        node: parsed("db1"),
+        clones: 2,
+        size_bytes: 200 << 30,
+    };
+    let view = CloneView {
+        id: clone(),
+        resource: orders(),
+        node: parsed("db1"),
+        owner: ada(),
+        snapshot: time(),
+        created_at: DateTime::from_timestamp(1_795_354_765, 250_000_000).unwrap(),
+        state: CloneState::Ready,
+        pooled: false,
+        expires_at: None,
+    };
+    let stages = Stages {
+        place_ms: 0.5,
+        reserve_ms: 1.0,
+        storage_ms: 20.25,
+        start_ms: 300.0,
+        ready_ms: 80.0,
+        total_ms: 401.75,
+    };
+    vec![
+        Answer::Status(NodeStatus {
+            name: parsed("db1"),
+            cluster: parsed("k3v9x2mq0bcd"),
+            address: "10.0.0.1:43210".to_owned(),
+            version: "0.1.0".to_owned(),
+            resources: vec![orders()],
+            snapshots: 3,
+            clones: 4,
+            free_bytes: 5,
+            total_bytes: 6,
+            available_memory_bytes: 7,
+            total_memory_bytes: 8,
+            load: [0.5, 1.0, 2.0],
+        }),
+        Answer::Resources(vec![ResourceView {
+            name: orders(),
+            alias: Some("the orders".to_owned()),
+            image: "postgres:15".to_owned(),
+            node: parsed("db1"),
+            snapshots: vec![time()],
+        }]),
+        Answer::Snapshots(vec![snapshot.clone()]),
+        Answer::Clones(vec![view.clone()]),
+        Answer::Snapshot(snapshot),
+        Answer::Created { clone: view, stages },
+        Answer::Destroyed,
+        Answer::DestroyedAll { clones: 9, bases: 1 },
+        Answer::Certificate(certificate()),
+        Answer::Account(Account {
+            user: "app".to_owned(),
+            password: Some("secret".to_owned()),
+            database: "app".to_owned(),
+        }),
+        Answer::Relay {
+            version: "0.1.0".to_owned(),
+            bytes: 4 << 20,
+        },
+        Answer::Token("zdap1-x".to_owned()),
+    ]
+}
+
+const KINDS: [RefusalKind; 8] = [
+    RefusalKind::Invalid,
+    RefusalKind::NotFound,
+    RefusalKind::Forbidden,
+    RefusalKind::Conflict,
+    RefusalKind::Unavailable,
+    RefusalKind::Full,
+    RefusalKind::Timeout,
+    RefusalKind::Failed,
+];
+
+fn name_of_kind(kind: RefusalKind) -> &'static str {
+    match kind {
+        RefusalKind::Invalid => "RefusalKind::Invalid",
+        RefusalKind::NotFound => "RefusalKind::NotFound",
+        RefusalKind::Forbidden => "RefusalKind::Forbidden",
+        RefusalKind::Conflict => "RefusalKind::Conflict",
+        RefusalKind::Unavailable => "RefusalKind::Unavailable",
+        RefusalKind::Full => "RefusalKind::Full",
+        RefusalKind::Timeout => "RefusalKind::Timeout",
+        RefusalKind::Failed => "RefusalKind::Failed",
+    }
+}
+
+fn refusal(kind: RefusalKind) -> Refusal {
+    Refusal::new(kind, "no")
+}
+
+fn certificate() -> Certificate {
+    Certificate {
+        certificate: vec![1; 3],
+        ca: vec![2; 3],
+    }
+}
+
+fn parsed<T: std::str::FromStr<Err: Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+fn orders() -> ResourceName {
+    parsed("orders")
+}
+
+fn clone() -> CloneId {
+    parsed("orders-k3v9x2mq")
+}
+
+fn ada() -> zdap_proto::name::UserName {
+    parsed("ada@laptop")
+}
+
+fn time() -> SnapshotTime {
+    parsed("2026-11-22T13:39:25Z")
+}
