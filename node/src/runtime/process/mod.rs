@@ -37,11 +37,17 @@ pub struct Process {
 
 impl Process {
     /// Looks for PostgreSQL on this machine and for a user to run it as. What is known of instances is kept below
-    /// `state_dir`, in `instances` and `run`.
+    /// `state_dir`, in `instances` and `run`; one node at a time may have it open.
     pub fn open(state_dir: &Path) -> Result<Self, RuntimeError> {
         let state_dir = std::fs::create_dir_all(state_dir)
             .and_then(|()| state_dir.canonicalize())
             .map_err(|error| failed("make", state_dir, &error))?;
+        for home in Home::all(&state_dir)? {
+            // Its making or removal was cut short by the end of an earlier life: nothing runs from it.
+            if home.note()?.is_none() {
+                home.remove(None)?;
+            }
+        }
         Ok(Self {
             state_dir,
             installations: Installations::find()?,
@@ -259,11 +265,7 @@ impl Runtime for Process {
     async fn instances(&self) -> Result<Vec<Observed>, RuntimeError> {
         let mut notes = Vec::new();
         for home in Home::all(&self.state_dir)? {
-            // A directory without a note is one whose making or removal was cut short: nothing runs from it.
-            match home.note()? {
-                Some(note) => notes.push(note),
-                None => home.remove(None)?,
-            }
+            notes.extend(home.note()?);
         }
         let data: Vec<PathBuf> = notes.iter().map(|note| note.data.clone()).collect();
         let processes = self
