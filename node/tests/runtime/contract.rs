@@ -283,10 +283,9 @@ async fn a_start_that_is_given_up_midway_can_be_removed<L: Lab>(lab: &L) {
         let spec = spec(lab);
         let given_up = tokio::time::timeout(Duration::from_millis(milliseconds), lab.runtime().start(&spec));
         let finished = given_up.await.is_ok();
-        let next = lab.next_life().await;
-        next.remove(&spec.id).await.unwrap();
+        lab.runtime().remove(&spec.id).await.unwrap();
         assert_eq!(
-            next.instances().await.unwrap(),
+            lab.runtime().instances().await.unwrap(),
             [],
             "{milliseconds} ms, finished: {finished}"
         );
