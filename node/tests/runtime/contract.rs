@@ -106,6 +106,10 @@ async fn after_a_clean_stop_the_next_start_needs_no_recovery<L: Lab>(lab: &L) {
         let log = lab.log(&spec.id);
         assert!(log.contains("database system was shut down at"), "{log}");
         assert!(!log.contains("not properly shut down"), "{log}");
+        assert!(
+            !log.contains("SASL") && !log.contains("reset by peer"),
+            "asking was noticed: {log}"
+        );
     }
     lab.runtime().remove(&spec.id).await.unwrap();
 }
