@@ -247,3 +247,42 @@ async fn serve_echo() -> std::io::Result<(Address, AbortHandle)> {
     });
     Ok((address, server.abort_handle()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::faults::Moment;
+    use crate::runtime::tests::spec;
+
+    #[tokio::test]
+    async fn an_instance_sends_back_what_it_is_sent_until_it_is_stopped() {
+        let (memory, spec) = (Memory::new().with_echo(), spec("orders-k3v9x2mq"));
+        let Address::Tcp(address) = memory.start(&spec).await.unwrap().address else {
+            panic!("an echo has a TCP address")
+        };
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"select 1").await.unwrap();
+        let mut answer = [0; 8];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"select 1");
+        memory.stop(&spec.id, Duration::ZERO).await.unwrap();
+        // The connection ends with the instance, in order or by a reset.
+        assert!(matches!(stream.read(&mut answer).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn the_machine_outlives_a_node_that_stopped_in_the_middle_of_a_start() {
+        let (faults, spec) = (Faults::none(), spec("orders-k3v9x2mq"));
+        faults.stop_at_call(0, Moment::After);
+        let memory = Memory::with_faults(faults);
+        let started = tokio::time::timeout(Duration::from_millis(10), memory.start(&spec)).await;
+        assert!(started.is_err());
+        let next = memory.reopened(Faults::none());
+        let observed = next.instances().await.unwrap();
+        assert_eq!(observed.len(), 1);
+        assert!(observed[0].running.is_some());
+    }
+}

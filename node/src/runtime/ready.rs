@@ -92,23 +92,32 @@ async fn retry<F: Future<Output = io::Result<bool>>>(limit: Duration, mut attemp
 }
 
 /// Returns whether the server at the other end answers, rather than that it is starting up.
+///
+/// Leaves without a trace in the server's log: it has read all that was said, and takes leave only once let in.
 async fn asks(mut stream: impl AsyncRead + AsyncWrite + Unpin, startup: &[u8]) -> io::Result<bool> {
     stream.write_all(startup).await?;
-    let mut head = [0; 5];
-    stream.read_exact(&mut head[..1]).await?;
-    if head[0] != ERROR_RESPONSE {
-        // Leaves politely; whether the server still reads it does not matter.
-        let _ = stream.write_all(TERMINATE).await;
+    let kind = stream.read_u8().await?;
+    if kind != ERROR_RESPONSE && kind != AUTHENTICATION {
         return Ok(true);
     }
-    stream.read_exact(&mut head[1..]).await?;
-    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-    let mut fields = Vec::new();
-    stream
-        .take(u64::from(length.saturating_sub(4)).min(LONGEST_ERROR))
-        .read_to_end(&mut fields)
+    let length = u64::from(stream.read_u32().await?.saturating_sub(4));
+    let mut body = Vec::new();
+    (&mut stream)
+        .take(length.min(LONGEST_MESSAGE))
+        .read_to_end(&mut body)
         .await?;
-    Ok(sqlstate(&fields) != Some(CANNOT_CONNECT_NOW))
+    if kind == ERROR_RESPONSE {
+        return Ok(sqlstate(&body) != Some(CANNOT_CONNECT_NOW));
+    }
+    if body == AUTHENTICATION_OK {
+        let leave = async {
+            stream.write_all(TERMINATE).await?;
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+        };
+        // It answers, however it takes our leaving.
+        let _ = timeout(CONNECT, leave).await;
+    }
+    Ok(true)
 }
 
 /// A `StartupMessage` of protocol 3.0.
@@ -136,10 +145,12 @@ fn sqlstate(fields: &[u8]) -> Option<&[u8]> {
 const POSTGRES_IMAGES: &[&str] = &["postgres", "postgis", "timescale", "pgvector", "citus"];
 const PROTOCOL_3_0: u32 = 3 << 16;
 const ERROR_RESPONSE: u8 = b'E';
+const AUTHENTICATION: u8 = b'R';
+const AUTHENTICATION_OK: &[u8] = &[0; 4];
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
 const CANNOT_CONNECT_NOW: &[u8] = b"57P03";
-/// An error message is a few hundred bytes; a peer that says more is not Postgres.
-const LONGEST_ERROR: u64 = 64 * 1024;
+/// What is read here is a few hundred bytes; a peer that says more is not Postgres.
+const LONGEST_MESSAGE: u64 = 64 * 1024;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// Reached after 25 s.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -176,7 +187,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_for_a_password_and_a_refusal_are_answers() {
-        assert!(answer(b"R\0\0\0\x08\0\0\0\x05".to_vec()).await.unwrap());
+        for method in [0, 5, 10] {
+            assert!(
+                answer([b"R\0\0\0\x08\0\0\0", &[method][..]].concat())
+                    .await
+                    .unwrap()
+            );
+        }
         for code in ["28P01", "3D000", "53300"] {
             assert!(answer(error(code)).await.unwrap(), "{code}");
         }

@@ -9,7 +9,7 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::failed;
+use super::error::failed;
 use crate::runtime::RuntimeError;
 
 /// Pulls `image`, telling about once a second how far it has come.

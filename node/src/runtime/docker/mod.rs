@@ -5,10 +5,12 @@
 //! addresses. Labels say whose they are. They are not restarted by the engine: the node knows which ought to run.
 
 mod container;
+mod error;
 mod image;
 mod network;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,8 +24,10 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
+use tokio::sync::RwLock;
 use tokio::time::{Instant, timeout};
 
+use self::error::{CONFLICT, NOT_FOUND, chain, failed, message, status};
 use super::ready::{self, Readiness};
 use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, Started, last_lines};
 
@@ -32,6 +36,8 @@ use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, 
 pub struct Docker {
     engine: Engine,
     node: String,
+    /// Held for reading by each creation under way.
+    creating: Arc<RwLock<()>>,
 }
 
 impl Docker {
@@ -61,6 +67,7 @@ impl Docker {
         Ok(Self {
             engine,
             node: node.to_owned(),
+            creating: Arc::default(),
         })
     }
 
@@ -85,10 +92,23 @@ impl Docker {
     }
 
     /// Creates the container unless it is there.
+    ///
+    /// The engine goes on with what it was asked even if we stop listening, so the asking is a task of its own, which
+    /// `remove` can wait for.
     async fn create(&self, name: &str, spec: &InstanceSpec) -> Result<(), RuntimeError> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
         let body = container::body(&self.node, spec);
-        match self.engine.create_container(Some(options), body).await {
+        let (engine, creating) = (self.engine.clone(), Arc::clone(&self.creating).read_owned().await);
+        let task = tokio::spawn(async move {
+            let created = engine.create_container(Some(options), body).await;
+            drop(creating);
+            created
+        });
+        let created = task.await.map_err(|error| RuntimeError::Failed {
+            doing: format!("create {name}"),
+            reason: error.to_string(),
+        })?;
+        match created {
             Ok(created) => {
                 for warning in created.warnings {
                     tracing::warn!(instance = name, "the engine says: {warning}");
@@ -281,6 +301,8 @@ impl Runtime for Docker {
 
     async fn remove(&self, instance: &InstanceId) -> Result<(), RuntimeError> {
         let name = self.instance_name(instance);
+        // What is being created cannot be found yet.
+        drop(self.creating.write().await);
         if self.find(&name, instance).await?.is_none() {
             return Ok(());
         }
@@ -342,48 +364,6 @@ impl Runtime for Docker {
     }
 }
 
-fn failed(verb: &str, name: &str, error: &Error) -> RuntimeError {
-    let said = message(error);
-    RuntimeError::Failed {
-        doing: format!("{verb} {name}"),
-        reason: if said.is_empty() {
-            chain(error)
-        } else {
-            said.to_owned()
-        },
-    }
-}
-
-/// Returns the HTTP status that the engine answered with, if it answered.
-fn status(error: &Error) -> Option<u16> {
-    let Error::DockerResponseServerError { status_code, .. } = error else {
-        return None;
-    };
-    Some(*status_code)
-}
-
-/// Returns what the engine said, if it answered.
-fn message(error: &Error) -> &str {
-    let Error::DockerResponseServerError { message, .. } = error else {
-        return "";
-    };
-    message
-}
-
-/// Tells an error with its causes, which the connection's errors do not show by themselves.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// Far more lines than are shown: many may be left out.
 const READ_LINES: &str = "5000";
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -391,8 +371,6 @@ const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 const UNTIL_CONNECTED: Duration = Duration::from_secs(5);
 /// For the engine itself, beyond what the container is given.
 const MARGIN: Duration = Duration::from_secs(30);
-const NOT_FOUND: u16 = 404;
-const CONFLICT: u16 = 409;
 /// 128 + SIGKILL.
 const KILLED: i64 = 137;
 /// Ended by itself, or as programs do that do not catch SIGINT (130) or SIGTERM (143).

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bollard::Docker as Engine;
 use bollard::models::NetworkCreateRequest;
 
-use super::{NOT_FOUND, failed, status};
+use super::error::{NOT_FOUND, failed, status};
 use crate::runtime::RuntimeError;
 
 /// The network's name in the engine.

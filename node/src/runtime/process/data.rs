@@ -14,6 +14,7 @@ use tokio::process::Command;
 use super::account::Account;
 use super::home::{Log, failed};
 use super::installation::{Installation, image_version};
+use super::server;
 use crate::runtime::{InstanceSpec, RuntimeError, variable};
 
 /// Returns the data directory within the instance's data: `PGDATA`, or the official image's default for it, if that lies
@@ -246,7 +247,7 @@ async fn run(
     log: &Log,
 ) -> Result<(), RuntimeError> {
     let attempt = async {
-        let mut child = Command::from(super::command(program, account, log)?)
+        let mut child = Command::from(server::command(program, account, log)?)
             .args(arguments)
             .stdin(Stdio::piped())
             .kill_on_drop(true)
@@ -262,7 +263,7 @@ async fn run(
         true => Ok(()),
         false => Err(RuntimeError::Exited {
             instance: spec.id.name(),
-            status: super::status_number(status),
+            status: server::status_number(status),
             output: log.tail(),
         }),
     }

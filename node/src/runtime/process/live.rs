@@ -76,32 +76,39 @@ enum Role {
     Server,
     /// `initdb -D DATA ...` or `postgres --single -D DATA ...`
     Preparation,
-    /// `postgres: checkpointer`, working in the data directory.
+    /// `postgres: checkpointer`, or `postgres --boot` below `initdb`: they work in the data directory.
     Child,
 }
 
 fn describe(pid: Pid, uid: u32) -> Option<(Role, PathBuf)> {
     let directory = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
     let command = std::fs::read(directory.join("cmdline")).ok()?;
-    let described = match command.starts_with(b"postgres: ") {
-        true => (Role::Child, std::fs::read_link(directory.join("cwd")).ok()?),
-        false => read_command(&command)?,
+    let (role, data) = read_command(&command)?;
+    let data = match data {
+        Some(data) => data,
+        None => std::fs::read_link(directory.join("cwd")).ok()?,
     };
     let owner = std::fs::metadata(directory).ok()?.uid();
-    (owner == uid).then_some(described)
+    (owner == uid).then_some((role, data))
 }
 
-/// Reads a command line as `/proc` shows it: arguments with a NUL after each.
-fn read_command(command: &[u8]) -> Option<(Role, PathBuf)> {
+/// Reads a command line as `/proc` shows it, arguments with a NUL after each: which role, and on which data if it says.
+fn read_command(command: &[u8]) -> Option<(Role, Option<PathBuf>)> {
+    if command.starts_with(b"postgres: ") {
+        return Some((Role::Child, None));
+    }
     let arguments: Vec<&OsStr> = command.split(|byte| *byte == 0).map(OsStr::from_bytes).collect();
     let program = Path::new(arguments.first()?).file_name()?;
-    let option = arguments.iter().rposition(|argument| *argument == "-D")?;
-    let data = PathBuf::from(arguments.get(option + 1)?);
-    let role = match arguments.get(1) {
-        Some(first) if program == "postgres" && *first == "--single" => Role::Preparation,
-        Some(_) if program == "postgres" => Role::Server,
-        Some(_) if program == "initdb" => Role::Preparation,
-        Some(_) | None => return None,
+    let option = arguments.iter().rposition(|argument| *argument == "-D");
+    let data = option
+        .and_then(|option| arguments.get(option + 1))
+        .map(PathBuf::from);
+    let role = match (program.to_str()?, data.is_some()) {
+        ("initdb", true) => Role::Preparation,
+        ("postgres", true) if arguments.get(1).is_some_and(|first| *first == "--single") => Role::Preparation,
+        ("postgres", true) => Role::Server,
+        ("postgres", false) => Role::Child,
+        _ => return None,
     };
     Some((role, data))
 }
@@ -112,10 +119,10 @@ mod tests {
 
     #[test]
     fn a_command_line_tells_a_server_from_what_prepares_its_data() {
-        let data = || PathBuf::from("/pool/orders");
+        let data = || Some(PathBuf::from("/pool/orders"));
         for (command, expected) in [
             (
-                "/usr/lib/postgresql/15/bin/postgres\0-D\0/pool/orders\0-c\0port=1\0",
+                "/usr/lib/postgresql/15/bin/postgres\0-c\0x=y\0-D\0/pool/orders\0-c\0port=1\0",
                 Some((Role::Server, data())),
             ),
             (
@@ -126,14 +133,12 @@ mod tests {
                 "/bin/initdb\0-D\0/pool/orders\0",
                 Some((Role::Preparation, data())),
             ),
+            ("postgres: checkpointer \0", Some((Role::Child, None))),
+            ("/bin/postgres\0--boot\0-F\0", Some((Role::Child, None))),
             ("/bin/vim\0-D\0/pool/orders\0", None),
-            ("/bin/postgres\0-D\0", None),
-            ("postgres\0", None),
             ("", None),
         ] {
-            let read = read_command(command.as_bytes());
-            let read = read.filter(|(_, data)| !data.as_os_str().is_empty());
-            assert_eq!(read, expected, "{command:?}");
+            assert_eq!(read_command(command.as_bytes()), expected, "{command:?}");
         }
     }
 }

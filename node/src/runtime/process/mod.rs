@@ -10,15 +10,13 @@ mod data;
 mod home;
 mod installation;
 mod live;
+mod server;
 
-use std::ffi::OsString;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rustix::process::{Signal, geteuid};
+use rustix::process::Signal;
 use tokio::time::{Instant, timeout};
 
 use self::account::Account;
@@ -37,11 +35,17 @@ pub struct Process {
 
 impl Process {
     /// Looks for PostgreSQL on this machine and for a user to run it as. What is known of instances is kept below
-    /// `state_dir`, in `instances` and `run`.
+    /// `state_dir`, in `instances` and `run`; one node at a time may have it open.
     pub fn open(state_dir: &Path) -> Result<Self, RuntimeError> {
         let state_dir = std::fs::create_dir_all(state_dir)
             .and_then(|()| state_dir.canonicalize())
             .map_err(|error| failed("make", state_dir, &error))?;
+        for home in Home::all(&state_dir)? {
+            // Its making or removal was cut short by the end of an earlier life: nothing runs from it.
+            if home.note()?.is_none() {
+                home.remove(None)?;
+            }
+        }
         Ok(Self {
             state_dir,
             installations: Installations::find()?,
@@ -105,7 +109,7 @@ impl Process {
     /// Starts a server on data that nobody works on.
     async fn launch(&self, spec: &InstanceSpec, data: PathBuf) -> Result<Started, RuntimeError> {
         let begin = Instant::now();
-        let arguments = server_arguments(spec)?;
+        let arguments = server::arguments(spec)?;
         let version = data::version(&data)?;
         let installation = self.installations.choose(&spec.image, version)?;
         let name = spec.id.name();
@@ -124,14 +128,14 @@ impl Process {
         data::forget_dead_server(&data)?;
 
         let program = installation.programs.join("postgres");
-        let settings = own_settings(&data, private, spec.port);
+        let settings = server::settings(&data, private, spec.port);
         let spawn = || {
-            let mut command = tokio::process::Command::from(command(&program, &self.account, &log)?);
+            let mut command = tokio::process::Command::from(server::command(&program, &self.account, &log)?);
             // Ours last: the last value counts.
             command
                 .args(arguments)
                 .args(settings)
-                .envs(server_environment(spec));
+                .envs(server::environment(spec));
             command.spawn()
         };
         let mut server = spawn().map_err(|error| failed("run", &program, &error))?;
@@ -146,7 +150,7 @@ impl Process {
             }),
             Readiness::Died(status) => Err(RuntimeError::Exited {
                 instance: name,
-                status: status.map_or(-1, status_number),
+                status: status.map_or(-1, server::status_number),
                 output: log.tail(),
             }),
             Readiness::TimedOut => Err(not_ready(spec, &log)),
@@ -259,11 +263,7 @@ impl Runtime for Process {
     async fn instances(&self) -> Result<Vec<Observed>, RuntimeError> {
         let mut notes = Vec::new();
         for home in Home::all(&self.state_dir)? {
-            // A directory without a note is one whose making or removal was cut short: nothing runs from it.
-            match home.note()? {
-                Some(note) => notes.push(note),
-                None => home.remove(None)?,
-            }
+            notes.extend(home.note()?);
         }
         let data: Vec<PathBuf> = notes.iter().map(|note| note.data.clone()).collect();
         let processes = self
@@ -296,79 +296,12 @@ impl Runtime for Process {
     }
 }
 
-/// A program of Postgres as it is to run: as its user, in a process group of its own so that a Ctrl-C meant for the node
-/// does not reach it, with nothing of our environment, its output in the log.
-fn command(program: &Path, account: &Account, log: &Log) -> std::io::Result<Command> {
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("LANG", "C.UTF-8")
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(log.file.try_clone()?)
-        .stderr(log.file.try_clone()?);
-    if geteuid().is_root() {
-        command.uid(account.uid).gid(account.gid);
-    }
-    Ok(command)
-}
-
-/// Settings that are ours to make.
-fn own_settings(data: &Path, socket_directory: &Path, port: u16) -> Vec<OsString> {
-    let mut directory = OsString::from("unix_socket_directories=");
-    directory.push(socket_directory);
-    let port = format!("port={port}");
-    let mut settings = vec!["-D".into(), data.into()];
-    for setting in [directory, port.into(), "listen_addresses=".into()] {
-        settings.extend(["-c".into(), setting]);
-    }
-    settings
-}
-
-/// Returns the server's arguments among what the image would be given as its command.
-fn server_arguments(spec: &InstanceSpec) -> Result<Vec<String>, RuntimeError> {
-    if !spec.entrypoint.is_empty() {
-        return Err(not_a_container("entrypoint", &spec.entrypoint));
-    }
-    match spec.cmd.first().map(String::as_str) {
-        None => Ok(Vec::new()),
-        Some("postgres") => Ok(spec.cmd[1..].to_vec()),
-        Some(first) if first.starts_with('-') => Ok(spec.cmd.clone()),
-        Some(_) => Err(not_a_container("cmd", &spec.cmd)),
-    }
-}
-
-fn not_a_container(key: &str, value: &[String]) -> RuntimeError {
-    RuntimeError::Unsupported {
-        message: format!("`{key}` is {value:?}, but no container is started here"),
-        hint: "the process runtime takes options of postgres as `cmd`; use `--runtime docker` for the rest"
-            .to_owned(),
-    }
-}
-
-/// Returns what of the image's environment means something to the server itself: not what initialisation reads, and no
-/// password.
-fn server_environment(spec: &InstanceSpec) -> impl Iterator<Item = (&str, &str)> {
-    spec.env
-        .iter()
-        .filter_map(|pair| pair.split_once('='))
-        .filter(|(name, _)| !name.starts_with("POSTGRES_") && *name != "PGDATA")
-}
-
 fn not_ready(spec: &InstanceSpec, log: &Log) -> RuntimeError {
     RuntimeError::NotReady {
         instance: spec.id.name(),
         waited: spec.ready_timeout,
         output: log.tail(),
     }
-}
-
-/// Returns a status as a shell shows it: that of the program, or 128 and the signal that ended it.
-fn status_number(status: ExitStatus) -> i64 {
-    let signal = || status.signal().map_or(-1, |signal| 128 + i64::from(signal));
-    status.code().map_or_else(signal, i64::from)
 }
 
 /// Runs what may take long off the runtime's threads.
@@ -385,34 +318,3 @@ async fn blocking<T: Send + 'static>(
 
 /// Postgres itself gives its children 5 s after SIGQUIT before it kills them.
 const UNTIL_KILLED: Duration = Duration::from_secs(6);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::runtime::tests::spec;
-
-    #[test]
-    fn options_of_postgres_are_passed_through_and_other_commands_are_refused_by_value() {
-        let arguments = |cmd: &[&str]| {
-            let mut spec = spec("orders-k3v9x2mq");
-            spec.cmd = cmd.iter().map(|word| (*word).to_owned()).collect();
-            server_arguments(&spec)
-        };
-        assert_eq!(arguments(&[]).unwrap(), Vec::<String>::new());
-        assert_eq!(arguments(&["postgres", "-c", "x=y"]).unwrap(), ["-c", "x=y"]);
-        assert_eq!(arguments(&["-c", "x=y"]).unwrap(), ["-c", "x=y"]);
-        let error = arguments(&["sh", "-c", "true"]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "`cmd` is [\"sh\", \"-c\", \"true\"], but no container is started here"
-        );
-    }
-
-    #[test]
-    fn the_password_is_not_in_the_environment_of_the_server() {
-        let mut spec = spec("orders-k3v9x2mq");
-        spec.env.push("TZ=UTC".to_owned());
-        let names: Vec<&str> = server_environment(&spec).map(|(name, _)| name).collect();
-        assert_eq!(names, ["TZ"]);
-    }
-}
