@@ -28,7 +28,9 @@ pub async fn call(
     request: &Request,
     progress: impl FnMut(Progress),
 ) -> Result<Answer, CallError> {
-    call_streaming(connection, request, progress).await.map(|(answer, _)| answer)
+    call_streaming(connection, request, progress)
+        .await
+        .map(|(answer, _)| answer)
 }
 
 /// Does what [`call`] does, and also gives the stream on which raw bytes follow the answer.
@@ -43,7 +45,9 @@ pub async fn call_streaming(
         (Some(reason), _) => CallError::Lost(reason),
         (None, error) => CallError::Misunderstood(error),
     };
-    frame::write(&mut send, request, REQUEST_CAP).await.map_err(lost)?;
+    frame::write(&mut send, request, REQUEST_CAP)
+        .await
+        .map_err(lost)?;
     // A stream that is finished already cannot be finished again; that is all that can go wrong.
     let _ = send.finish();
     while let Some(stream) = &mut receive.0 {

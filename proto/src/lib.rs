@@ -29,8 +29,8 @@
 //! - [`splice`]: a TCP (or Unix) connection and a QUIC stream, joined
 //! - [`tunnel`]: the client half of the tunnel: a local listener whose connections reach one clone
 
-pub mod control;
 pub mod connect;
+pub mod control;
 pub mod frame;
 pub mod identity;
 mod keyfile;

@@ -15,7 +15,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use zdap_proto::name::{BaseId, CloneId};
+
+use crate::faults::Injected;
 
 /// Runs databases. Every mutation is "ensure": doing it twice, or undoing what is absent, succeeds.
 #[async_trait]
@@ -36,6 +39,11 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     /// Returns every instance of this node, running or not, in one pass. Others' are never in it.
     async fn instances(&self) -> Result<Vec<Observed>, RuntimeError>;
 
+    /// Returns the name under which the instance is known outside, as `docker exec` wants it.
+    fn instance_name(&self, instance: &InstanceId) -> String {
+        instance.name()
+    }
+
     /// Returns whether `image` can be started from without fetching anything.
     async fn has_image(&self, image: &str) -> Result<bool, RuntimeError>;
 
@@ -48,7 +56,8 @@ pub trait Runtime: Send + Sync + fmt::Debug {
 }
 
 /// An instance belongs to a base that is being restored, or to a clone.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InstanceId {
     /// A restore's.
     Base(BaseId),
@@ -215,4 +224,104 @@ pub enum RuntimeError {
         /// What the engine or system said.
         reason: String,
     },
+}
+
+impl From<Injected> for RuntimeError {
+    fn from(fault: Injected) -> Self {
+        Self::Failed {
+            doing: fault.name.to_owned(),
+            reason: fault.to_string(),
+        }
+    }
+}
+
+/// Returns the last [`SHOWN_LINES`] lines of what an instance printed, without those that our own asking whether it is
+/// ready makes Postgres log: nothing else might be left.
+fn last_lines(output: &str) -> String {
+    let mut after_ours = false;
+    let told = |line: &&str| {
+        let ours = line.contains(NOT_YET) || after_ours && line.contains("DETAIL:");
+        after_ours = ours;
+        !ours
+    };
+    let lines: Vec<&str> = output.trim_end().lines().filter(told).collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+}
+
+/// Postgres's message for SQLSTATE 57P03: it is starting up, shutting down, or not accepting connections.
+const NOT_YET: &str = "FATAL:  the database system is ";
+/// Enough to see why a database did not start.
+const SHOWN_LINES: usize = 50;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn spec(clone: &str) -> InstanceSpec {
+        InstanceSpec {
+            id: InstanceId::Clone(clone.parse().unwrap()),
+            image: "postgres:15".to_owned(),
+            port: 5432,
+            env: vec!["POSTGRES_PASSWORD=secret".to_owned()],
+            entrypoint: Vec::new(),
+            cmd: Vec::new(),
+            data: PathBuf::from("/pool/orders"),
+            volume: "/var/lib/postgresql/data".to_owned(),
+            healthcheck: None,
+            shm_bytes: None,
+            millicpus: None,
+            memory_bytes: None,
+            ready_timeout: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn the_last_of_several_values_counts() {
+        let env = ["A=1", "AB=2", "A=3=4"].map(str::to_owned);
+        assert_eq!(variable(&env, "A"), Some("3=4"));
+        assert_eq!(variable(&env, "B"), None);
+    }
+
+    #[test]
+    fn psql_is_led_to_a_socket_by_its_directory_and_port() {
+        let address = Address::Unix(PathBuf::from("/run/zdapd/1f/.s.PGSQL.5433"));
+        let environment = client_environment(&address, &["POSTGRES_USER=ada".to_owned()]);
+        let pairs: Vec<String> = environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        assert_eq!(pairs, ["PGHOST=/run/zdapd/1f", "PGPORT=5433", "PGUSER=ada"]);
+    }
+
+    #[test]
+    fn only_the_last_lines_are_shown() {
+        let output: String = (0..80).map(|line| format!("{line}\n")).collect();
+        let shown = last_lines(&output);
+        assert!(shown.starts_with("30\n") && shown.ends_with("\n79"));
+        assert_eq!(last_lines(""), "");
+    }
+
+    #[test]
+    fn what_our_own_asking_makes_postgres_log_is_not_shown() {
+        let output = "LOG:  entering standby mode\n\
+                      FATAL:  the database system is not accepting connections\n\
+                      DETAIL:  Hot standby mode is disabled.\n\
+                      LOG:  waiting\nDETAIL:  For a primary.\n";
+        assert_eq!(
+            last_lines(output),
+            "LOG:  entering standby mode\nLOG:  waiting\nDETAIL:  For a primary."
+        );
+    }
+
+    #[test]
+    fn an_id_reads_back_from_its_json() {
+        let base = InstanceId::Base(BaseId {
+            resource: "orders".parse().unwrap(),
+            created_at: "2026-11-22T13:39:25Z".parse().unwrap(),
+        });
+        for id in [base, spec("orders-k3v9x2mq").id] {
+            let text = serde_json::to_string(&id).unwrap();
+            assert_eq!(serde_json::from_str::<InstanceId>(&text).unwrap(), id);
+        }
+    }
 }

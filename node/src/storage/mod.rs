@@ -6,7 +6,9 @@
 //! contract that all three keep.
 
 pub mod directory;
+mod lock;
 pub mod memory;
+mod record;
 pub mod zfs;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,418 @@
+//! Instances that are `postgres` children: no container engine, no root needed, no TCP port.
+//!
+//! A server runs as an unprivileged user in a process group of its own, listens on a Unix socket in a private directory
+//! and goes on when the node ends. The next node finds it by the note in its [`home`] and by looking for the process
+//! that works on its data ([`live`]). The official image's variables mean the same as under Docker ([`data`]), so that
+//! the same resource file serves both. Limits of processors and memory are not enforced.
+
+mod account;
+mod data;
+mod home;
+mod installation;
+mod live;
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::{Signal, geteuid};
+use tokio::time::{Instant, timeout};
+
+use self::account::Account;
+use self::home::{Home, Log, Note, failed};
+use self::installation::Installations;
+use super::ready::{self, Readiness};
+use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, Started};
+
+/// Runs `postgres` children.
+#[derive(Debug)]
+pub struct Process {
+    state_dir: PathBuf,
+    installations: Installations,
+    account: Account,
+}
+
+impl Process {
+    /// Looks for PostgreSQL on this machine and for a user to run it as. What is known of instances is kept below
+    /// `state_dir`, in `instances` and `run`.
+    pub fn open(state_dir: &Path) -> Result<Self, RuntimeError> {
+        let state_dir = std::fs::create_dir_all(state_dir)
+            .and_then(|()| state_dir.canonicalize())
+            .map_err(|error| failed("make", state_dir, &error))?;
+        Ok(Self {
+            state_dir,
+            installations: Installations::find()?,
+            account: Account::choose()?,
+        })
+    }
+
+    fn home(&self, id: &InstanceId) -> Home {
+        Home::of(&self.state_dir, &id.name())
+    }
+
+    /// Returns every process that works on `data`.
+    async fn processes_on(&self, data: &Path) -> Result<Vec<live::Process>, RuntimeError> {
+        let data = data.to_owned();
+        self.processes(move |other| other == data).await
+    }
+
+    async fn processes(
+        &self,
+        ours: impl Fn(&Path) -> bool + Send + 'static,
+    ) -> Result<Vec<live::Process>, RuntimeError> {
+        let uid = self.account.uid;
+        blocking(move || {
+            live::processes(uid, ours)
+                .map_err(|error| failed("list processes in", Path::new("/proc"), &error))
+        })
+        .await
+    }
+
+    async fn server_on(&self, data: &Path) -> Result<Option<live::Process>, RuntimeError> {
+        let processes = self.processes_on(data).await?;
+        Ok(processes.into_iter().find(|process| process.is_server))
+    }
+
+    /// Waits for a server that is running already.
+    async fn join(
+        &self,
+        spec: &InstanceSpec,
+        note: Note,
+        server: live::Process,
+    ) -> Result<Started, RuntimeError> {
+        let begin = Instant::now();
+        let address = Address::Unix(note.socket);
+        let answers = ready::postgres(&address, &spec.env);
+        let log = self.home(&spec.id).open_log()?;
+        match ready::within(spec.ready_timeout, answers, server.ended()).await {
+            Readiness::Ready => Ok(Started {
+                address,
+                start: Duration::ZERO,
+                ready: begin.elapsed(),
+            }),
+            // Only a parent learns the status, and we may not be it.
+            Readiness::Died(_) => Err(RuntimeError::Failed {
+                doing: format!("wait for the database of {}", spec.id),
+                reason: "its server ended".to_owned(),
+            }),
+            Readiness::TimedOut => Err(not_ready(spec, &log)),
+        }
+    }
+
+    /// Starts a server on data that nobody works on.
+    async fn launch(&self, spec: &InstanceSpec, data: PathBuf) -> Result<Started, RuntimeError> {
+        let begin = Instant::now();
+        let arguments = server_arguments(spec)?;
+        let version = data::version(&data)?;
+        let installation = self.installations.choose(&spec.image, version)?;
+        let name = spec.id.name();
+        let home = self.home(&spec.id);
+        let socket = home::make_socket_directory(&self.state_dir, &name, spec.port, &self.account)?;
+        home.write(&Note {
+            id: spec.id.clone(),
+            data: data.clone(),
+            socket: socket.clone(),
+        })?;
+        let log = home.open_log()?;
+        let private = socket.parent().unwrap_or(&self.state_dir);
+        if version.is_none() {
+            data::initialise(spec, &data, private, installation, &self.account, &log).await?;
+        }
+        data::forget_dead_server(&data)?;
+
+        let program = installation.programs.join("postgres");
+        let settings = own_settings(&data, private, spec.port);
+        let spawn = || {
+            let mut command = tokio::process::Command::from(command(&program, &self.account, &log)?);
+            // Ours last: the last value counts.
+            command
+                .args(arguments)
+                .args(settings)
+                .envs(server_environment(spec));
+            command.spawn()
+        };
+        let mut server = spawn().map_err(|error| failed("run", &program, &error))?;
+        let start = begin.elapsed();
+        let address = Address::Unix(socket);
+        let answers = ready::postgres(&address, &spec.env);
+        match ready::within(spec.ready_timeout, answers, server.wait()).await {
+            Readiness::Ready => Ok(Started {
+                address,
+                start,
+                ready: begin.elapsed().saturating_sub(start),
+            }),
+            Readiness::Died(status) => Err(RuntimeError::Exited {
+                instance: name,
+                status: status.map_or(-1, status_number),
+                output: log.tail(),
+            }),
+            Readiness::TimedOut => Err(not_ready(spec, &log)),
+        }
+    }
+
+    /// Ends every process on `data`: at once, but by the server's own hand if it can, since it then cleans up its shared
+    /// memory.
+    async fn kill(&self, data: &Path) -> Result<(), RuntimeError> {
+        for signal in [Signal::QUIT, Signal::KILL, Signal::KILL] {
+            let processes = self.processes_on(data).await?;
+            if processes.is_empty() {
+                return Ok(());
+            }
+            let ended = async {
+                for process in &processes {
+                    // A child is told by its server.
+                    if process.is_server || signal == Signal::KILL {
+                        process.signal(signal)?;
+                    }
+                }
+                for process in &processes {
+                    process.ended().await?;
+                }
+                Ok(())
+            };
+            match timeout(UNTIL_KILLED, ended).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(error)) => return Err(failed("end the server on", data, &error)),
+            }
+        }
+        match self.processes_on(data).await?.is_empty() {
+            true => Ok(()),
+            false => Err(RuntimeError::Failed {
+                doing: format!("end the server on {}", data.display()),
+                reason: "it is still there after SIGKILL".to_owned(),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for Process {
+    async fn start(&self, spec: &InstanceSpec) -> Result<Started, RuntimeError> {
+        if !ready::is_postgres(spec) {
+            return Err(RuntimeError::Unsupported {
+                message: format!("`{}` is not Postgres", spec.image),
+                hint: "the process runtime runs PostgreSQL only; use `--runtime docker`".to_owned(),
+            });
+        }
+        if spec.shm_bytes.is_some() || spec.millicpus.is_some() || spec.memory_bytes.is_some() {
+            tracing::debug!(instance = %spec.id, "limits of memory and processors are not enforced on processes");
+        }
+        let (directory, account) = (data::directory(spec), self.account.clone());
+        let data = blocking(move || data::own(&directory, &account)).await?;
+        match (self.home(&spec.id).note()?, self.server_on(&data).await?) {
+            (Some(note), Some(server)) if note.data == data => self.join(spec, note, server).await,
+            (Some(_) | None, Some(_)) => Err(RuntimeError::Failed {
+                doing: format!("start {}", spec.id),
+                reason: format!("another server runs on {}", data.display()),
+            }),
+            (Some(_) | None, None) => {
+                // What an earlier life was preparing, or what a killed server left.
+                self.kill(&data).await?;
+                self.launch(spec, data).await
+            }
+        }
+    }
+
+    async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), RuntimeError> {
+        let Some(note) = self.home(instance).note()? else {
+            return Ok(());
+        };
+        if let Some(server) = self.server_on(&note.data).await? {
+            // The fast shutdown: sessions are ended, then a checkpoint is written.
+            let stopped = async {
+                server.signal(Signal::INT)?;
+                server.ended().await
+            };
+            match timeout(grace, stopped).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(failed("stop the server on", &note.data, &error)),
+                Err(_) => {
+                    self.kill(&note.data).await?;
+                    return Err(RuntimeError::NotClean {
+                        instance: instance.name(),
+                        grace,
+                    });
+                }
+            }
+        }
+        match data::is_clean(&note.data)? {
+            true => Ok(()),
+            false => Err(RuntimeError::Failed {
+                doing: format!("stop {instance}"),
+                reason: "its server had ended without shutting down".to_owned(),
+            }),
+        }
+    }
+
+    async fn remove(&self, instance: &InstanceId) -> Result<(), RuntimeError> {
+        let home = self.home(instance);
+        let note = home.note()?;
+        if let Some(note) = &note {
+            self.kill(&note.data).await?;
+        }
+        home.remove(note.as_ref())
+    }
+
+    async fn instances(&self) -> Result<Vec<Observed>, RuntimeError> {
+        let mut notes = Vec::new();
+        for home in Home::all(&self.state_dir)? {
+            // A directory without a note is one whose making or removal was cut short: nothing runs from it.
+            match home.note()? {
+                Some(note) => notes.push(note),
+                None => home.remove(None)?,
+            }
+        }
+        let data: Vec<PathBuf> = notes.iter().map(|note| note.data.clone()).collect();
+        let processes = self
+            .processes(move |other| data.iter().any(|ours| ours == other))
+            .await?;
+        let runs = |note: &Note| {
+            processes
+                .iter()
+                .any(|process| process.is_server && process.data == note.data)
+        };
+        Ok(notes
+            .into_iter()
+            .map(|note| Observed {
+                running: runs(&note).then(|| Address::Unix(note.socket.clone())),
+                id: note.id,
+            })
+            .collect())
+    }
+
+    async fn has_image(&self, image: &str) -> Result<bool, RuntimeError> {
+        Ok(self.installations.choose(image, None).is_ok())
+    }
+
+    async fn fetch_image(
+        &self,
+        image: &str,
+        _progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(), RuntimeError> {
+        self.installations.choose(image, None).map(|_| ())
+    }
+}
+
+/// A program of Postgres as it is to run: as its user, in a process group of its own so that a Ctrl-C meant for the node
+/// does not reach it, with nothing of our environment, its output in the log.
+fn command(program: &Path, account: &Account, log: &Log) -> std::io::Result<Command> {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("LANG", "C.UTF-8")
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(log.file.try_clone()?)
+        .stderr(log.file.try_clone()?);
+    if geteuid().is_root() {
+        command.uid(account.uid).gid(account.gid);
+    }
+    Ok(command)
+}
+
+/// Settings that are ours to make.
+fn own_settings(data: &Path, socket_directory: &Path, port: u16) -> Vec<OsString> {
+    let mut directory = OsString::from("unix_socket_directories=");
+    directory.push(socket_directory);
+    let port = format!("port={port}");
+    let mut settings = vec!["-D".into(), data.into()];
+    for setting in [directory, port.into(), "listen_addresses=".into()] {
+        settings.extend(["-c".into(), setting]);
+    }
+    settings
+}
+
+/// Returns the server's arguments among what the image would be given as its command.
+fn server_arguments(spec: &InstanceSpec) -> Result<Vec<String>, RuntimeError> {
+    if !spec.entrypoint.is_empty() {
+        return Err(not_a_container("entrypoint", &spec.entrypoint));
+    }
+    match spec.cmd.first().map(String::as_str) {
+        None => Ok(Vec::new()),
+        Some("postgres") => Ok(spec.cmd[1..].to_vec()),
+        Some(first) if first.starts_with('-') => Ok(spec.cmd.clone()),
+        Some(_) => Err(not_a_container("cmd", &spec.cmd)),
+    }
+}
+
+fn not_a_container(key: &str, value: &[String]) -> RuntimeError {
+    RuntimeError::Unsupported {
+        message: format!("`{key}` is {value:?}, but no container is started here"),
+        hint: "the process runtime takes options of postgres as `cmd`; use `--runtime docker` for the rest"
+            .to_owned(),
+    }
+}
+
+/// Returns what of the image's environment means something to the server itself: not what initialisation reads, and no
+/// password.
+fn server_environment(spec: &InstanceSpec) -> impl Iterator<Item = (&str, &str)> {
+    spec.env
+        .iter()
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(name, _)| !name.starts_with("POSTGRES_") && *name != "PGDATA")
+}
+
+fn not_ready(spec: &InstanceSpec, log: &Log) -> RuntimeError {
+    RuntimeError::NotReady {
+        instance: spec.id.name(),
+        waited: spec.ready_timeout,
+        output: log.tail(),
+    }
+}
+
+/// Returns a status as a shell shows it: that of the program, or 128 and the signal that ended it.
+fn status_number(status: ExitStatus) -> i64 {
+    let signal = || status.signal().map_or(-1, |signal| 128 + i64::from(signal));
+    status.code().map_or_else(signal, i64::from)
+}
+
+/// Runs what may take long off the runtime's threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
+) -> Result<T, RuntimeError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(RuntimeError::Failed {
+            doing: "work on files".to_owned(),
+            reason: error.to_string(),
+        })
+    })
+}
+
+/// Postgres itself gives its children 5 s after SIGQUIT before it kills them.
+const UNTIL_KILLED: Duration = Duration::from_secs(6);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::tests::spec;
+
+    #[test]
+    fn options_of_postgres_are_passed_through_and_other_commands_are_refused_by_value() {
+        let arguments = |cmd: &[&str]| {
+            let mut spec = spec("orders-k3v9x2mq");
+            spec.cmd = cmd.iter().map(|word| (*word).to_owned()).collect();
+            server_arguments(&spec)
+        };
+        assert_eq!(arguments(&[]).unwrap(), Vec::<String>::new());
+        assert_eq!(arguments(&["postgres", "-c", "x=y"]).unwrap(), ["-c", "x=y"]);
+        assert_eq!(arguments(&["-c", "x=y"]).unwrap(), ["-c", "x=y"]);
+        let error = arguments(&["sh", "-c", "true"]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`cmd` is [\"sh\", \"-c\", \"true\"], but no container is started here"
+        );
+    }
+
+    #[test]
+    fn the_password_is_not_in_the_environment_of_the_server() {
+        let mut spec = spec("orders-k3v9x2mq");
+        spec.env.push("TZ=UTC".to_owned());
+        let names: Vec<&str> = server_environment(&spec).map(|(name, _)| name).collect();
+        assert_eq!(names, ["TZ"]);
+    }
+}

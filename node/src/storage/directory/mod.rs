@@ -1,0 +1,129 @@
+//! Datasets as directories: reflinked where the file system can, else copied. No root, no ZFS.
+//!
+//! ```text
+//! <root>/.zdap-node                            whose tree this is
+//! <root>/<resource>/<time>/record.json         a base
+//! <root>/<resource>/<time>/data/               its data
+//! <root>/<resource>/<time>/@base/              a snapshot: a copy of the data that nothing writes to
+//! <root>/clones/<clone id>/record.json, data/  a clone
+//! <root>/.new/, .trash/                        what is being made or removed; emptied at start
+//! ```
+//!
+//! Nothing appears under its own name before it is whole: it is made in `.new`, its record first, and renamed. Nothing
+//! is removed under its own name: it is renamed to `.trash` and removed there. A snapshot reaches the disk before it
+//! appears; a clone's data does when the kernel writes it, so a power failure can spoil a clone that was made shortly
+//! before. Limits of a clone's size and ZFS properties are passed over.
+
+mod copy;
+mod files;
+mod tree;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use zdap_proto::message::CloneRecord;
+use zdap_proto::name::{BaseId, SnapshotId};
+
+use super::record::Record;
+use super::{Capacity, DatasetId, Inventory, Storage, StorageError, ZfsProperties};
+use tree::Tree;
+
+/// A directory that holds the datasets of one node.
+#[derive(Debug)]
+pub struct Directory {
+    tree: Arc<Tree>,
+}
+
+impl Directory {
+    /// Takes the directory `root`, and makes it if it is absent.
+    ///
+    /// The file `.zdap-node` in it says whose it is: `owner` (`<cluster>/<node>`). A directory of another's, one with
+    /// things in it that is nobody's, and one that another process works on are refused. What an earlier process left
+    /// half made or half removed is removed.
+    pub async fn open(root: &Path, owner: &str) -> Result<Self, StorageError> {
+        let (root, owner) = (root.to_owned(), owner.to_owned());
+        let tree = on_thread(move || Tree::open(root, &owner)).await?;
+        Ok(Self { tree: Arc::new(tree) })
+    }
+
+    /// Does `work` on a thread where waiting for the disk hinders nobody. When the caller goes away, copying ends.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tree, &AtomicBool) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let abandoned = AbandonedOnDrop(Arc::default());
+        let (tree, flag) = (Arc::clone(&self.tree), Arc::clone(&abandoned.0));
+        on_thread(move || work(&tree, &flag)).await
+    }
+}
+
+#[async_trait]
+impl Storage for Directory {
+    async fn inventory(&self) -> Result<Inventory, StorageError> {
+        self.work(|tree, _| tree.inventory()).await
+    }
+
+    async fn create_base(&self, base: &BaseId, _: &ZfsProperties) -> Result<PathBuf, StorageError> {
+        let record = Record::Base(base.clone());
+        self.work(move |tree, _| tree.make(&record, |_| Ok(()))).await
+    }
+
+    async fn snapshot(&self, snapshot: &SnapshotId) -> Result<(), StorageError> {
+        let snapshot = snapshot.clone();
+        self.work(move |tree, abandoned| tree.snapshot(&snapshot, abandoned))
+            .await
+    }
+
+    async fn create_clone(
+        &self,
+        record: &CloneRecord,
+        _: &ZfsProperties,
+        _: Option<u64>,
+    ) -> Result<PathBuf, StorageError> {
+        let record = record.clone();
+        self.work(move |tree, abandoned| tree.create_clone(record, abandoned))
+            .await
+    }
+
+    async fn update_record(&self, record: &CloneRecord) -> Result<(), StorageError> {
+        let record = record.clone();
+        self.work(move |tree, _| tree.update_record(&record)).await
+    }
+
+    async fn destroy(&self, dataset: &DatasetId) -> Result<(), StorageError> {
+        let dataset = dataset.clone();
+        self.work(move |tree, _| tree.destroy(&dataset)).await
+    }
+
+    async fn referenced_bytes(&self, dataset: &DatasetId) -> Result<u64, StorageError> {
+        let dataset = dataset.clone();
+        self.work(move |tree, _| tree.referenced_bytes(&dataset)).await
+    }
+
+    async fn capacity(&self) -> Result<Capacity, StorageError> {
+        self.work(|tree, _| tree.capacity()).await
+    }
+}
+
+/// Tells the thread that works for a future when that future has gone away.
+struct AbandonedOnDrop(Arc<AtomicBool>);
+
+impl Drop for AbandonedOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(StorageError::Io {
+            doing: "work on a directory".to_owned(),
+            source: io::Error::other(error),
+        })
+    })
+}
