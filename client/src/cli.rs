@@ -42,7 +42,13 @@ pub struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
     /// Say nothing but errors and warnings
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Global options"
+    )]
     pub quiet: bool,
     /// Say more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
@@ -89,16 +95,22 @@ pub enum Command {
         zdap destroy orders --all    every clone of it that is yours")]
     Destroy(Destroy),
     /// Open a clone on this machine until Ctrl-C, without Docker
-    #[command(after_help = "Examples:\n  zdap connect orders              postgres://127.0.0.1:5432\n  \
-        zdap connect orders --port 0     on any free port")]
+    #[command(
+        after_help = "Examples:\n  zdap connect orders              postgres://127.0.0.1:5432\n  \
+        zdap connect orders --port 0     on any free port"
+    )]
     Connect(Connect),
     /// Run psql on a clone
-    #[command(after_help = "Examples:\n  zdap psql orders\n  zdap psql orders -- -c 'select count(*) from customers'")]
+    #[command(
+        after_help = "Examples:\n  zdap psql orders\n  zdap psql orders -- -c 'select count(*) from customers'"
+    )]
     Psql(Psql),
     /// Print the script that completes zdap's arguments in the shell
-    #[command(after_help = "Examples:\n  echo 'source <(zdap auto-complete bash)' >> ~/.bashrc\n  \
+    #[command(
+        after_help = "Examples:\n  echo 'source <(zdap auto-complete bash)' >> ~/.bashrc\n  \
         echo 'source <(zdap auto-complete zsh)' >> ~/.zshrc\n  \
-        zdap auto-complete fish > ~/.config/fish/completions/zdap.fish")]
+        zdap auto-complete fish > ~/.config/fish/completions/zdap.fish"
+    )]
     AutoComplete {
         /// For which shell
         shell: Shell,

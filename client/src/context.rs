@@ -165,11 +165,11 @@ fn listen() -> Result<watch::Receiver<Option<Signal>>, Failure> {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_timeout_names_what_was_being_waited_for() {
         let output = Output::new(false, true, false);
         let home = Home::find(|_| Some("/nowhere".into())).unwrap();
-        let context = Context::new(home, &output, Some(Duration::from_millis(1500))).unwrap();
+        let context = Context::new(home, &output, Some(Duration::from_millis(20))).unwrap();
         let work = async {
             context.output.doing("connecting to db1:43210");
             std::future::pending::<Result<(), Failure>>().await
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(failure.kind, Kind::TimedOut);
         assert_eq!(
             failure.message,
-            "not done within 1.5 s; it was: connecting to db1:43210"
+            "not done within 0.02 s; it was: connecting to db1:43210"
         );
     }
 }

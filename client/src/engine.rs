@@ -131,11 +131,7 @@ fn failed(action: String, source: bollard::errors::Error) -> EngineError {
 
 const REPOSITORY: &str = "zdap/zdap-proxyd";
 /// What `deploy/Dockerfile.relay` says after its `COPY`.
-const IMAGE: [&str; 3] = [
-    "USER 65534:65534",
-    "EXPOSE 5432",
-    "ENTRYPOINT [\"/zdap-proxyd\"]",
-];
+const IMAGE: [&str; 3] = ["USER 65534:65534", "EXPOSE 5432", "ENTRYPOINT [\"/zdap-proxyd\"]"];
 /// It is on this machine.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 

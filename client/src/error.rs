@@ -164,7 +164,7 @@ impl From<NodeError> for Failure {
             | NodeError::OtherRelay { .. } => {
                 Self::new(chain(&error)).hinted("use the same version of zdap here and on the node")
             }
-            NodeError::Cut { .. } => Self::new(chain(&error)),
+            NodeError::Cut { .. } | NodeError::Broken { .. } => Self::new(chain(&error)),
             NodeError::Silent { .. } => Self::new(chain(&error)).of_kind(Kind::Unreachable),
         }
     }

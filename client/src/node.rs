@@ -9,7 +9,8 @@ use zdap_proto::control::{self, CallError};
 use zdap_proto::frame::FrameError;
 use zdap_proto::identity::Identity;
 use zdap_proto::message::{
-    Account, Answer, Certificate, CloneView, NodeStatus, Progress, Request, ResourceView, SnapshotView, Stages,
+    Account, Answer, Certificate, CloneView, NodeStatus, Progress, Request, ResourceView, SnapshotView,
+    Stages,
 };
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime};
 use zdap_proto::refusal::Refusal;
@@ -71,8 +72,20 @@ pub enum NodeError {
         /// What was announced.
         expected: u64,
     },
+    /// What it was sending has stopped.
+    #[error("{address} did not send the relay program to its end")]
+    Broken {
+        /// The node.
+        address: String,
+        /// Why not.
+        #[source]
+        source: quinn::ReadToEndError,
+    },
     /// Its relay is of another version.
-    #[error("the relay program of {address} is version {theirs}, this is zdap {}", crate::VERSION)]
+    #[error(
+        "the relay program of {address} is version {theirs}, this is zdap {}",
+        crate::VERSION
+    )]
     OtherRelay {
         /// The node.
         address: String,
@@ -117,26 +130,26 @@ impl Node {
 
     /// Asks how it is.
     pub async fn status(&self) -> Result<NodeStatus, NodeError> {
-        match self.ask(&Request::Status).await? {
-            Answer::Status(status) => Ok(status),
-            other => Err(self.other_answer(&other)),
-        }
+        let Answer::Status(status) = self.ask(&Request::Status).await? else {
+            return Err(self.other_answer());
+        };
+        Ok(status)
     }
 
     /// Asks which resources it serves.
     pub async fn resources(&self) -> Result<Vec<ResourceView>, NodeError> {
-        match self.ask(&Request::ListResources).await? {
-            Answer::Resources(resources) => Ok(resources),
-            other => Err(self.other_answer(&other)),
-        }
+        let Answer::Resources(resources) = self.ask(&Request::ListResources).await? else {
+            return Err(self.other_answer());
+        };
+        Ok(resources)
     }
 
     /// Asks which snapshots it has, of one resource or all.
     pub async fn snapshots(&self, resource: Option<ResourceName>) -> Result<Vec<SnapshotView>, NodeError> {
-        match self.ask(&Request::ListSnapshots { resource }).await? {
-            Answer::Snapshots(snapshots) => Ok(snapshots),
-            other => Err(self.other_answer(&other)),
-        }
+        let Answer::Snapshots(snapshots) = self.ask(&Request::ListSnapshots { resource }).await? else {
+            return Err(self.other_answer());
+        };
+        Ok(snapshots)
     }
 
     /// Asks which clones we have there.
@@ -145,10 +158,10 @@ impl Node {
             resource: None,
             all_owners: false,
         };
-        match self.ask(&request).await? {
-            Answer::Clones(clones) => Ok(clones),
-            other => Err(self.other_answer(&other)),
-        }
+        let Answer::Clones(clones) = self.ask(&request).await? else {
+            return Err(self.other_answer());
+        };
+        Ok(clones)
     }
 
     /// Has a clone made. When the connection is lost meanwhile, asks once more under the same request id, so that it is
@@ -173,19 +186,19 @@ impl Node {
             }
             result => result?,
         };
-        match answer {
-            Answer::Created { clone, stages } => Ok(Created { clone, stages }),
-            other => Err(self.other_answer(&other)),
-        }
+        let Answer::Created { clone, stages } = answer else {
+            return Err(self.other_answer());
+        };
+        Ok(Created { clone, stages })
     }
 
     /// Gives a clone back; one that is gone already is fine.
     pub async fn destroy(&self, clone: &CloneId) -> Result<(), NodeError> {
         let request = Request::DestroyClone { clone: clone.clone() };
-        match self.ask(&request).await? {
-            Answer::Destroyed => Ok(()),
-            other => Err(self.other_answer(&other)),
-        }
+        let Answer::Destroyed = self.ask(&request).await? else {
+            return Err(self.other_answer());
+        };
+        Ok(())
     }
 
     /// Asks for a certificate that opens one clone and nothing else.
@@ -198,18 +211,18 @@ impl Node {
             clone: clone.clone(),
             public_key,
         };
-        match self.ask(&request).await? {
-            Answer::Certificate(certificate) => Ok(certificate),
-            other => Err(self.other_answer(&other)),
-        }
+        let Answer::Certificate(certificate) = self.ask(&request).await? else {
+            return Err(self.other_answer());
+        };
+        Ok(certificate)
     }
 
     /// Asks for the account of a clone's database.
     pub async fn account(&self, clone: &CloneId) -> Result<Account, NodeError> {
-        match self.ask(&Request::Account { clone: clone.clone() }).await? {
-            Answer::Account(account) => Ok(account),
-            other => Err(self.other_answer(&other)),
-        }
+        let Answer::Account(account) = self.ask(&Request::Account { clone: clone.clone() }).await? else {
+            return Err(self.other_answer());
+        };
+        Ok(account)
     }
 
     /// Fetches the relay program for an architecture (as `uname -m` calls it), which has to be of our version.
@@ -217,9 +230,12 @@ impl Node {
         let request = Request::FetchRelay { architecture };
         let asked = control::call_streaming(&self.connection, &request, |_| {}).await;
         let (answer, mut stream) = asked.map_err(|error| self.explain(error))?;
-        let (theirs, expected) = match answer {
-            Answer::Relay { version, bytes } => (version, bytes),
-            other => return Err(self.other_answer(&other)),
+        let Answer::Relay {
+            version: theirs,
+            bytes: expected,
+        } = answer
+        else {
+            return Err(self.other_answer());
         };
         if theirs != crate::VERSION {
             return Err(NodeError::OtherRelay {
@@ -227,23 +243,18 @@ impl Node {
                 theirs,
             });
         }
-        let cut = |got| NodeError::Cut {
+        let program = stream.read_to_end(LARGEST_RELAY).await;
+        let program = program.map_err(|source| NodeError::Broken {
             address: self.address.clone(),
-            got,
-            expected,
-        };
-        let program = match stream.read_to_end(LARGEST_RELAY).await {
-            Ok(program) => program,
-            Err(_) => {
-                return Err(match self.connection.close_reason() {
-                    Some(reason) => explain(&self.address, reason).into(),
-                    None => cut(0),
-                });
-            }
-        };
-        match program.len() as u64 == expected {
-            true => Ok(program),
-            false => Err(cut(program.len() as u64)),
+            source,
+        })?;
+        match program.len() as u64 {
+            got if got == expected => Ok(program),
+            got => Err(NodeError::Cut {
+                address: self.address.clone(),
+                got,
+                expected,
+            }),
         }
     }
 
@@ -251,11 +262,7 @@ impl Node {
         self.ask_with(request, |_| {}).await
     }
 
-    async fn ask_with(
-        &self,
-        request: &Request,
-        progress: impl FnMut(Progress),
-    ) -> Result<Answer, NodeError> {
+    async fn ask_with(&self, request: &Request, progress: impl FnMut(Progress)) -> Result<Answer, NodeError> {
         let asked = control::call(&self.connection, request, progress).await;
         asked.map_err(|error| self.explain(error))
     }
@@ -269,8 +276,7 @@ impl Node {
         }
     }
 
-    fn other_answer(&self, answer: &Answer) -> NodeError {
-        tracing::debug!(?answer, "not the answer to what was asked");
+    fn other_answer(&self) -> NodeError {
         NodeError::OtherAnswer {
             address: self.address.clone(),
         }

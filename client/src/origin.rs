@@ -244,10 +244,7 @@ impl Origins {
             answers: Vec::new(),
             silent: Vec::new(),
         };
-        let mut asked: FuturesUnordered<_> = ways
-            .iter()
-            .map(|way| way.ask(&self.endpoint, &ask))
-            .collect();
+        let mut asked: FuturesUnordered<_> = ways.iter().map(|way| way.ask(&self.endpoint, &ask)).collect();
         let mut until = None;
         loop {
             let next = match until {
@@ -270,7 +267,10 @@ impl Origins {
 
 impl Way {
     async fn reach(&self, endpoint: &Endpoint) -> Result<Node, Fault> {
-        let identity = self.identity.as_ref().map_err(|reason| Fault::Identity(reason.clone()))?;
+        let identity = self
+            .identity
+            .as_ref()
+            .map_err(|reason| Fault::Identity(reason.clone()))?;
         Ok(Node::connect(endpoint, identity, &self.address).await?)
     }
 
@@ -380,7 +380,10 @@ fn keep_pinned<T>(
     is_pinned: impl Fn(&Node, &T) -> bool,
 ) -> Result<Gathered<T>, OriginError> {
     if gathered.answers.is_empty() {
-        let refused = gathered.silent.iter_mut().find_map(|silent| silent.refused.take());
+        let refused = gathered
+            .silent
+            .iter_mut()
+            .find_map(|silent| silent.refused.take());
         return Err(match refused {
             Some(error) => error.into(),
             None => OriginError::NoneReached {
@@ -389,7 +392,9 @@ fn keep_pinned<T>(
         });
     }
     let known = gathered.answers.iter().map(|(node, _)| node.address().to_owned());
-    let known: Vec<String> = known.chain(gathered.silent.iter().map(|silent| silent.reason.clone())).collect();
+    let known: Vec<String> = known
+        .chain(gathered.silent.iter().map(|silent| silent.reason.clone()))
+        .collect();
     gathered.answers.retain(|(node, answer)| is_pinned(node, answer));
     match (gathered.answers.is_empty(), pin) {
         (true, Some(pin)) => Err(OriginError::NoSuchNode {
@@ -453,10 +458,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_that_is_asked_for_has_to_be_there() {
-        let offers = [
-            offer("a", Some(&[NEW]), 99),
-            offer("b", Some(&[NEW, OLD]), 10),
-        ];
+        let offers = [offer("a", Some(&[NEW]), 99), offer("b", Some(&[NEW, OLD]), 10)];
         assert_eq!(best(offers.iter(), Some(OLD.parse().unwrap())), Ok(1));
     }
 

@@ -70,9 +70,11 @@ impl Output {
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush());
         written.map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::BrokenPipe => Kind::BrokenPipe,
-                _ => Kind::Failed,
+            let nobody_reads = error.kind() == io::ErrorKind::BrokenPipe;
+            let kind = if nobody_reads {
+                Kind::BrokenPipe
+            } else {
+                Kind::Failed
             };
             Failure::caused("cannot write to stdout", &error).of_kind(kind)
         })
@@ -93,6 +95,7 @@ impl Output {
     /// Says what is being done: the spinner's text, and what a timeout names.
     pub fn doing(&self, what: impl Into<String>) {
         let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let doing = &mut *doing;
         doing.what = what.into();
         if self.quiet || !io::stderr().is_terminal() {
             return;
@@ -105,10 +108,8 @@ impl Output {
             spinner.enable_steady_tick(FRAME);
             spinner
         });
-        let what = spinner_text(&doing.what);
-        if let Some(spinner) = &doing.spinner {
-            spinner.set_message(what);
-        }
+        // A spinner has one line.
+        spinner.set_message(doing.what.lines().next().unwrap_or_default().to_owned());
     }
 
     /// Takes the spinner away.
@@ -193,11 +194,6 @@ fn error_text(failure: &Failure) -> String {
     }
 }
 
-/// A spinner has one line.
-fn spinner_text(what: &str) -> String {
-    what.lines().next().unwrap_or_default().to_owned()
-}
-
 /// Smooth enough for a spinner.
 const FRAME: Duration = Duration::from_millis(100);
 
@@ -212,10 +208,7 @@ mod tests {
             error_text(&failure),
             "error: no such thing\n\nhint: look elsewhere"
         );
-        assert_eq!(
-            error_text(&Failure::new("no such thing")),
-            "error: no such thing"
-        );
+        assert_eq!(error_text(&Failure::new("no such thing")), "error: no such thing");
     }
 
     #[test]

@@ -67,9 +67,9 @@ impl ProjectError {
     /// Returns the remedy, where there is one to name.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::None(_) => {
-                Some("go to the project's directory, or name the files: `zdap init --compose FILE`".to_owned())
-            }
+            Self::None(_) => Some(
+                "go to the project's directory, or name the files: `zdap init --compose FILE`".to_owned(),
+            ),
             Self::Content { .. } => Some("`zdap init` writes it anew".to_owned()),
             Self::Io { .. } => None,
             Self::Directory(error) => error.hint(),
@@ -173,12 +173,17 @@ impl Project {
         if !ignore.exists() {
             fs::write(&ignore, "*\n").map_err(failed("write", &ignore))?;
         }
+        if !self.r#override.exists() {
+            let note = parent.join(NEW_OVERRIDE);
+            fs::write(&note, "").map_err(failed("write", &note))?;
+        }
         let directory = self.identity_directory(resource);
         create_private(&directory)?;
         Ok(identity.save(&directory)?)
     }
 
-    /// Removes the relay's identity for `resource`, and their directory when it was the last.
+    /// Removes the relay's identity for `resource`; with the last one also their directory, and the override if attaching
+    /// has made it and nobody has written anything else into it.
     pub fn remove_identity(&self, resource: &ResourceName) -> Result<(), ProjectError> {
         let directory = self.identity_directory(resource);
         match fs::remove_dir_all(&directory) {
@@ -190,18 +195,27 @@ impl Project {
         let Ok(entries) = fs::read_dir(&parent) else {
             return Ok(()); // gone already
         };
-        let is_last = entries.flatten().all(|entry| entry.file_name() == IGNORE);
-        if is_last {
-            let ignore = parent.join(IGNORE);
-            fs::remove_file(&ignore)
-                .or_else(|error| match error.kind() {
-                    io::ErrorKind::NotFound => Ok(()),
-                    _ => Err(error),
-                })
-                .map_err(failed("remove", &ignore))?;
-            // It fails when another attach has just put its own into it, and then it has to stay.
-            let _ = fs::remove_dir(&parent);
+        let ours = [IGNORE, NEW_OVERRIDE];
+        let mut names = entries.flatten().map(|entry| entry.file_name());
+        if !names.all(|name| ours.iter().any(|our| name == *our)) {
+            return Ok(());
         }
+        let is_new = parent.join(NEW_OVERRIDE).exists();
+        let is_empty = fs::metadata(&self.r#override).is_ok_and(|metadata| metadata.len() == 0);
+        if is_new && is_empty {
+            fs::remove_file(&self.r#override).map_err(failed("remove", &self.r#override))?;
+        }
+        for name in ours {
+            let path = parent.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", &path)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        // It fails when another attach has just put its own into it, and then it has to stay.
+        let _ = fs::remove_dir(&parent);
         Ok(())
     }
 
@@ -275,6 +289,8 @@ const PROJECT_FILE: &str = ".zdap";
 /// Beside the compose file, because compose takes relative paths from there.
 const IDENTITIES: &str = ".zdap.d";
 const IGNORE: &str = ".gitignore";
+/// There while the override is one that attaching has made.
+const NEW_OVERRIDE: &str = "new-override";
 /// In the order in which compose itself looks for them.
 const COMPOSE_FILES: [&str; 4] = [
     "compose.yaml",
@@ -296,7 +312,10 @@ mod tests {
         let now = Utc::now();
         let subject = Subject::User("ada".parse().unwrap());
         let lifetime = std::time::Duration::from_secs(60);
-        ClusterCa::found(now).unwrap().identity(&subject, lifetime, now).unwrap()
+        ClusterCa::found(now)
+            .unwrap()
+            .identity(&subject, lifetime, now)
+            .unwrap()
     }
 
     #[test]
@@ -317,13 +336,13 @@ mod tests {
     #[test]
     fn a_project_without_a_file_is_found_by_its_compose_file() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(Project::find(directory.path()), Err(ProjectError::None(_))));
+        assert!(matches!(
+            Project::find(directory.path()),
+            Err(ProjectError::None(_))
+        ));
         fs::write(directory.path().join("compose.yml"), "services: {}").unwrap();
         let project = Project::find(directory.path()).unwrap();
-        assert_eq!(
-            project.r#override,
-            directory.path().join("compose.override.yml")
-        );
+        assert_eq!(project.r#override, directory.path().join("compose.override.yml"));
     }
 
     #[test]
@@ -367,8 +386,10 @@ mod tests {
         assert_eq!(fs::read_to_string(root.join(".gitignore")).unwrap(), "*\n");
         project.remove_identity(&orders).unwrap();
         assert!(project.identity(&users).is_some());
+        fs::write(&project.r#override, "").unwrap();
         project.remove_identity(&users).unwrap();
         assert!(!root.exists());
+        assert!(!project.r#override.exists(), "attaching had made it");
         project.remove_identity(&users).unwrap();
     }
 }

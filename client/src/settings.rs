@@ -101,7 +101,11 @@ impl SettingsError {
 impl Home {
     /// Finds the directory by the environment; it need not exist yet.
     pub fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, SettingsError> {
-        let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let path = |name| {
+            variable(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         // The XDG rules say to ignore a relative path.
         let config = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
         path("ZDAP_HOME")
@@ -196,8 +200,8 @@ impl Home {
 
     fn write(&self, settings: &Settings) -> Result<(), SettingsError> {
         let path = self.file();
-        let text = serde_json::to_string_pretty(settings)
-            .map_err(|error| failed("write", &path)(error.into()))?;
+        let text =
+            serde_json::to_string_pretty(settings).map_err(|error| failed("write", &path)(error.into()))?;
         // Made 0600 by tempfile.
         let written = tempfile::NamedTempFile::new_in(&self.0).and_then(|mut file| {
             writeln!(file, "{text}")?;

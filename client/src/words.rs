@@ -208,10 +208,7 @@ mod tests {
 
     #[test]
     fn a_node_is_pinned_by_name_or_by_address() {
-        assert_eq!(
-            parse(&["@db1"]).unwrap().pin,
-            Some(Pin::Name("db1".to_owned()))
-        );
+        assert_eq!(parse(&["@db1"]).unwrap().pin, Some(Pin::Name("db1".to_owned())));
         assert_eq!(
             parse(&["@10.0.0.1:4000"]).unwrap().pin,
             Some(Pin::Address("10.0.0.1:4000".to_owned()))
@@ -233,7 +230,16 @@ mod tests {
             assert_eq!(address(text).unwrap(), expected);
         }
         for wrong in [
-            "", ":43210", "db1:", "db1:0", "db1:70000", "db 1", "a/b", "db1:1:2", "http://db1", "dé1",
+            "",
+            ":43210",
+            "db1:",
+            "db1:0",
+            "db1:70000",
+            "db 1",
+            "a/b",
+            "db1:1:2",
+            "http://db1",
+            "dé1",
         ] {
             assert!(address(wrong).is_err(), "{wrong:?}");
         }
