@@ -1,10 +1,237 @@
 //! `zdapd`: one node of the cluster.
 //!
 //! # Map
-//! - [`resource`]: resource files
-//! - [`storage`], [`runtime`]: the two seams, each with several real implementations and one contract
-//! - [`faults`]: what the fakes are told to get wrong
+//! - [`cli`], [`config`]: flags and environment -> what to do
+//! - [`resource`], [`quantity`]: resource files
+//! - [`storage`], [`runtime`]: the two seams, each with several real implementations and one contract; [`faults`] for their fakes
+//! - [`bases`], [`clones`], [`script`], [`instance`]: what is made over the seams
+//! - [`reconcile`], [`retention`], [`schedule`]: pure policy, and the clock that calls it
+//! - [`state`], [`invites`], [`enrol`]: who is who
+//! - [`server`], [`requests`], [`tunnel`], [`relay_program`]: what peers may ask
+//! - [`node`]: what a node is made of
+//! - [`admin`]: the commands of this machine, asked of the running node
+
+pub mod admin;
+pub mod bases;
+pub mod cli;
+pub mod clones;
+pub mod config;
+pub mod enrol;
 pub mod faults;
+pub mod images;
+pub mod instance;
+pub mod invites;
+pub mod machine;
+pub mod node;
+pub mod quantity;
+pub mod reconcile;
+pub mod refuse;
+pub mod relay_program;
+pub mod requests;
 pub mod resource;
+pub mod retention;
 pub mod runtime;
+pub mod schedule;
+pub mod script;
+pub mod server;
+pub mod state;
 pub mod storage;
+pub mod tunnel;
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+
+use anyhow::Context;
+use chrono::{Local, Utc};
+use tokio::sync::watch;
+use zdap_proto::token::Token;
+use zdap_proto::transport;
+
+use crate::bases::Bases;
+use crate::clones::Clones;
+use crate::config::{Config, RuntimeKind, StorageChoice};
+use crate::invites::Invites;
+use crate::node::Node;
+use crate::runtime::Runtime;
+use crate::runtime::docker::Docker;
+use crate::runtime::process::Process;
+use crate::state::{Membership, Origin, StateDir};
+use crate::storage::Storage;
+use crate::storage::directory::Directory;
+use crate::storage::zfs::Zfs;
+
+/// Runs a node until `shutdown` is done.
+pub async fn run(
+    config: Config,
+    join: Option<Token>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let parts = open(&config, join).await?;
+    serve(&config, parts, shutdown).await
+}
+
+/// What a node stands on. Tests put in their own.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its state directory, locked.
+    pub state: StateDir,
+    /// Its place in the cluster.
+    pub membership: Membership,
+    /// The UDP socket it serves.
+    pub socket: UdpSocket,
+    /// The first seam.
+    pub storage: Arc<dyn Storage>,
+    /// The second seam.
+    pub runtime: Arc<dyn Runtime>,
+}
+
+/// Opens what the configuration names; whatever is wrong with it is found here, and nothing is left behind.
+pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts> {
+    let state = StateDir::lock(&config.state_dir)?;
+    let socket = transport::bind_any(config.api_port).with_context(|| {
+        format!(
+            "listen on UDP port {}; --api-port chooses another",
+            config.api_port
+        )
+    })?;
+    let membership = state::membership(&state, &config.node_name, join.as_ref(), Utc::now()).await?;
+    let owner = format!("{}/{}", membership.identity.cluster(), config.node_name);
+    let storage = open_storage(&config.storage, &owner).await?;
+    let runtime = open_runtime(config.runtime, &state, &owner).await?;
+    Ok(Parts {
+        state,
+        membership,
+        socket,
+        storage,
+        runtime,
+    })
+}
+
+/// Serves until `shutdown` is done. Every long-lived task is started here, and has ended when this returns.
+pub async fn serve(
+    config: &Config,
+    parts: Parts,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let Parts {
+        state,
+        membership,
+        socket,
+        storage,
+        runtime,
+    } = parts;
+    let (watch, catalogue) = resource::watch::open(&config.config_dir)?;
+    let (stop, stopping) = watch::channel(false);
+    let inventory = storage.inventory().await?;
+    for what in &inventory.foreign {
+        tracing::warn!("{what}: not zdap's, left alone");
+    }
+    let instances = runtime.instances().await?;
+    let bases = Bases::adopt(
+        Arc::clone(&storage),
+        Arc::clone(&runtime),
+        &inventory,
+        stopping.clone(),
+    );
+    let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
+    let port = socket.local_addr()?.port();
+    let node = Arc::new(Node {
+        name: config.node_name.clone(),
+        address: config.network_address.with_port(port),
+        invites: Invites::load(state.invites()).context("read the invites")?,
+        relay_program: relay_program::path(),
+        bases: Arc::new(bases),
+        clones: Arc::new(clones),
+        identity: membership.identity,
+        ca: membership.ca,
+        catalogue,
+        storage,
+        runtime,
+    });
+    node.keep_in_order(Utc::now()).await;
+
+    let endpoint = transport::server_endpoint(socket, &node.identity)?;
+    state.publish_port(port).context("write down the port")?;
+    announce(&node, membership.origin);
+    let tasks = [
+        tokio::spawn(watch.run()),
+        tokio::spawn(Arc::clone(&node).stay_in_order(stopping.clone())),
+        tokio::spawn(images::keep_present(
+            Arc::clone(&node.runtime),
+            node.catalogue.clone(),
+        )),
+        tokio::spawn(scheduled_restores(Arc::clone(&node))),
+    ];
+    let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint, stopping));
+    shutdown.await;
+    tracing::info!("stopping; clones keep running");
+    stop.send_replace(true);
+    node.bases.idle().await;
+    server.await.context("the server failed")?;
+    for task in tasks {
+        task.abort();
+    }
+    Ok(())
+}
+
+/// Waits until the node is to stop; also when whoever would say so is gone.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+async fn open_storage(choice: &StorageChoice, owner: &str) -> anyhow::Result<Arc<dyn Storage>> {
+    Ok(match choice {
+        StorageChoice::Zfs(pool) => Arc::new(Zfs::open(pool.as_str(), owner).await?),
+        StorageChoice::Directory(path) => Arc::new(Directory::open(path, owner).await?),
+    })
+}
+
+/// Docker if its engine answers, unless something was chosen; the choice and its reason are logged.
+async fn open_runtime(
+    choice: Option<RuntimeKind>,
+    state: &StateDir,
+    owner: &str,
+) -> anyhow::Result<Arc<dyn Runtime>> {
+    let process = || Process::open(state.path());
+    Ok(match choice {
+        Some(RuntimeKind::Docker) => Arc::new(Docker::connect(owner).await?),
+        Some(RuntimeKind::Process) => Arc::new(process()?),
+        None => match Docker::connect(owner).await {
+            Ok(docker) => {
+                tracing::info!("runtime: docker, since its engine answers");
+                Arc::new(docker)
+            }
+            Err(error) => {
+                tracing::info!(
+                    reason = refuse::chain(&error),
+                    "runtime: process, since no Docker engine answers"
+                );
+                Arc::new(process()?)
+            }
+        },
+    })
+}
+
+/// Restores what is due, and lets the log say how it went.
+async fn scheduled_restores(node: Arc<Node>) {
+    let bases = Arc::clone(&node.bases);
+    let catalogue = node.catalogue.clone();
+    schedule::run(node.catalogue.clone(), Local::now, move |name| {
+        if let Some(resource) = catalogue.borrow().resources.get(&name) {
+            bases.restore(resource, Utc::now());
+        }
+    })
+    .await;
+}
+
+fn announce(node: &Node, origin: Origin) {
+    let cluster = node.identity.cluster();
+    tracing::info!(node = %node.name, address = node.address, %cluster, "serving");
+    match origin {
+        Origin::Founded => tracing::info!(
+            "founded the cluster {cluster}; `zdapd token user NAME` lets a user in, `zdapd token node` another node"
+        ),
+        Origin::Joined => tracing::info!("joined the cluster {cluster}"),
+        Origin::Known => {}
+    }
+}

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tempfile::TempDir;
+use zdap_node::faults::{Faults, Moment};
 use zdap_node::storage::directory::Directory;
-use zdap_node::storage::memory::{Call, Memory, Moment};
+use zdap_node::storage::memory::Memory;
 use zdap_node::storage::zfs::Zfs;
 use zdap_node::storage::{Capacity, DatasetId, Inventory, Storage, StorageError, ZfsProperties};
 use zdap_proto::message::{CloneRecord, CloneState};
@@ -36,7 +37,7 @@ enum Place {
 impl Place {
     async fn open(&self) -> Arc<dyn Storage> {
         match self {
-            Self::Memory(memory) => Arc::new(memory.reopened()),
+            Self::Memory(memory) => Arc::new(memory.reopened(Faults::none())),
             Self::Directory(root) => Arc::new(Directory::open(root.path(), OWNER).await.unwrap()),
             Self::Zfs(dataset) => Arc::new(Zfs::open(&dataset.name, OWNER).await.unwrap()),
         }
@@ -74,7 +75,7 @@ struct LabDataset {
 impl LabDataset {
     fn new(test: &str) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let pool = lab::needed("ZDAP_TEST_ZPOOL", test)?;
+        let pool = lab::variable(test, "ZDAP_TEST_ZPOOL")?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dataset = Self {
             name: format!("{pool}/storage-{}-{number}", std::process::id()),
@@ -136,7 +137,7 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $sentence() {
                 let test = concat!("storage::reflink::", stringify!($sentence));
-                if let Some(root) = lab::needed("ZDAP_TEST_REFLINK_DIR", test) {
+                if let Some(root) = lab::variable(test, "ZDAP_TEST_REFLINK_DIR") {
                     super::$sentence(&Place::Directory(tempfile::tempdir_in(root).unwrap())).await;
                 }
             })*
@@ -812,6 +813,33 @@ async fn a_directory_that_cannot_be_written_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_directory_on_a_read_only_disk_is_refused_saying_so() {
+    let disk = tempfile::tempdir().unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "ro", "tmpfs"])
+        .arg(disk.path())
+        .output()
+        .unwrap();
+    if !mount.status.success() {
+        let reason = String::from_utf8_lossy(&mount.stderr).trim().to_owned();
+        lab::skip::<()>("storage::a_directory_on_a_read_only_disk_is_refused", &reason);
+        return;
+    }
+    let errors = [
+        Directory::open(disk.path(), OWNER).await.err(),
+        Directory::open(&disk.path().join("data"), OWNER).await.err(),
+    ];
+    let unmounted = Command::new("umount").arg(disk.path()).status().unwrap();
+    assert!(unmounted.success());
+    for error in errors {
+        refused(
+            error,
+            &["cannot write `", disk.path().to_str().unwrap(), "Read-only"],
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_a_killed_process_left_half_made_or_half_removed_is_removed_at_start() {
     let root = tempfile::tempdir().unwrap();
     drop(Directory::open(root.path(), OWNER).await.unwrap());
@@ -832,7 +860,7 @@ async fn a_copy_that_nobody_waits_for_any_more_leaves_nothing() {
     let storage = Directory::open(root.path(), OWNER).await.unwrap();
     let snapshot = SnapshotId::of_restore(base("orders"));
     let path = storage.create_base(&snapshot.base, &none()).await.unwrap();
-    for number in 0..2000 {
+    for number in 0..500 {
         fs::write(path.join(number.to_string()), "text").unwrap();
     }
     storage.snapshot(&snapshot).await.unwrap();
@@ -884,7 +912,7 @@ async fn sockets_and_pipes_are_left_out_of_a_copy() {
 #[tokio::test]
 async fn a_reflinked_clone_takes_no_room() {
     let test = "storage::a_reflinked_clone_takes_no_room";
-    let Some(parent) = lab::needed("ZDAP_TEST_REFLINK_DIR", test) else {
+    let Some(parent) = lab::variable(test, "ZDAP_TEST_REFLINK_DIR") else {
         return;
     };
     let root = tempfile::tempdir_in(parent).unwrap();
@@ -914,44 +942,19 @@ async fn memory_fails_the_call_it_was_told_to_before_or_after_its_effect() {
     let disk = Memory::new();
     let snapshot = SnapshotId::of_restore(base("orders"));
     for (moment, bases) in [(Moment::Before, 0), (Moment::After, 1)] {
-        let storage = disk.reopened();
-        storage.fail_after(1, moment);
+        let faults = Faults::none();
+        faults.fail_call(1, moment);
+        let storage = disk.reopened(faults.clone());
         storage.inventory().await.unwrap();
         let error = storage.create_base(&snapshot.base, &none()).await.unwrap_err();
         assert!(error.to_string().contains("told to fail"), "{error}");
         assert_eq!(storage.inventory().await.unwrap().bases.len(), bases);
-        let base = snapshot.base.clone();
-        assert_eq!(
-            storage.calls(),
-            [Call::Inventory, Call::CreateBase(base), Call::Inventory]
-        );
+        assert_eq!(faults.calls(), ["inventory", "create_base", "inventory"]);
     }
 }
 
 #[tokio::test]
-async fn memory_never_returns_after_its_stop_and_the_disk_survives() {
-    for (moment, snapshots) in [(Moment::Before, 0), (Moment::After, 1)] {
-        let storage = Memory::new();
-        let snapshot = SnapshotId::of_restore(base("orders"));
-        storage.create_base(&snapshot.base, &none()).await.unwrap();
-        storage.stop_after(0, moment);
-        tokio::select! {
-            biased;
-            result = storage.snapshot(&snapshot) => panic!("it returned {result:?}"),
-            () = storage.stopped() => {}
-        }
-        tokio::select! {
-            biased;
-            result = storage.inventory() => panic!("it returned {result:?}"),
-            () = storage.stopped() => {}
-        }
-        let found = storage.reopened().inventory().await.unwrap();
-        assert_eq!(found.bases[0].snapshots.len(), snapshots);
-    }
-}
-
-#[tokio::test]
-async fn memory_is_busy_full_and_slow_on_request() {
+async fn memory_is_busy_and_full_on_request() {
     let storage = Memory::new();
     let record = cloned(&storage, &SnapshotId::of_restore(base("orders"))).await;
     let clone = DatasetId::Clone(record.id.clone());
@@ -967,11 +970,6 @@ async fn memory_is_busy_full_and_slow_on_request() {
     });
     let error = storage.create_clone(&record, &none(), None).await.unwrap_err();
     assert!(matches!(error, StorageError::Full(_)), "{error:?}");
-    let latency = Duration::from_millis(30);
-    storage.set_latency(latency);
-    let begun = Instant::now();
-    storage.capacity().await.unwrap();
-    assert!(begun.elapsed() >= latency);
 }
 
 fn refused(error: Option<StorageError>, words: &[&str]) {

@@ -76,4 +76,21 @@ mod tests {
         drop(first);
         lock(directory.path()).unwrap();
     }
+
+    #[test]
+    fn what_cannot_be_written_is_named_with_its_own_remedy() {
+        for (kind, remedy) in [
+            (ErrorKind::ReadOnlyFilesystem, "mount it read-write"),
+            (ErrorKind::PermissionDenied, "run zdapd as root"),
+            (ErrorKind::StorageFull, "free some space"),
+        ] {
+            let StorageError::Unusable { message, hint } =
+                not_writable(Path::new("/srv/zdap"), &io::Error::from(kind))
+            else {
+                panic!("not unusable");
+            };
+            assert!(message.starts_with("cannot write `/srv/zdap`: "), "{message}");
+            assert!(hint.contains(remedy), "{hint}");
+        }
+    }
 }

@@ -1,19 +1,17 @@
 //! The fake: datasets that are names only, with latency and faults on request.
 //!
 //! A [`Memory`] is a daemon's hold on a disk. [`Memory::reopened`] gives what the next daemon finds: the same disk,
-//! without the faults. For a crash test, run once without faults and count [`Memory::calls`]; then, for each of them,
-//! fail or stop there, reopen, and look.
+//! with the faults of its own life ([`Faults`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 use zdap_proto::message::CloneRecord;
 use zdap_proto::name::{BaseId, CloneId, SnapshotId};
+
+use crate::faults::{Faults, Injected};
 
 use super::record::{CLONES, Record};
 use super::{
@@ -24,53 +22,7 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct Memory {
     disk: Arc<Mutex<Disk>>,
-    handle: Arc<Mutex<Handle>>,
-    stopped: watch::Sender<bool>,
-}
-
-/// A call of [`Storage`], by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Call {
-    /// [`Storage::inventory`]
-    Inventory,
-    /// [`Storage::create_base`]
-    CreateBase(BaseId),
-    /// [`Storage::snapshot`]
-    Snapshot(SnapshotId),
-    /// [`Storage::create_clone`]
-    CreateClone(CloneId),
-    /// [`Storage::update_record`]
-    UpdateRecord(CloneId),
-    /// [`Storage::destroy`]
-    Destroy(DatasetId),
-    /// [`Storage::referenced_bytes`]
-    ReferencedBytes(DatasetId),
-    /// [`Storage::capacity`]
-    Capacity,
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inventory => write!(f, "inventory"),
-            Self::CreateBase(base) => write!(f, "create_base {base}"),
-            Self::Snapshot(snapshot) => write!(f, "snapshot {snapshot}"),
-            Self::CreateClone(clone) => write!(f, "create_clone {clone}"),
-            Self::UpdateRecord(clone) => write!(f, "update_record {clone}"),
-            Self::Destroy(dataset) => write!(f, "destroy {dataset}"),
-            Self::ReferencedBytes(dataset) => write!(f, "referenced_bytes {dataset}"),
-            Self::Capacity => write!(f, "capacity"),
-        }
-    }
-}
-
-/// When a fault strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
-    /// Before the call has done anything.
-    Before,
-    /// When the call has done everything, but has not said so.
-    After,
+    faults: Faults,
 }
 
 impl Memory {
@@ -85,48 +37,25 @@ impl Memory {
                 free_bytes: 1 << 40,
                 total_bytes: 1 << 40,
             },
+            busy: 0,
         };
-        Self::on(Arc::new(Mutex::new(disk)))
-    }
-
-    /// Returns what the next daemon finds: the same disk, no faults, no calls yet.
-    pub fn reopened(&self) -> Self {
-        Self::on(Arc::clone(&self.disk))
-    }
-
-    fn on(disk: Arc<Mutex<Disk>>) -> Self {
         Self {
-            disk,
-            handle: Arc::default(),
-            stopped: watch::Sender::new(false),
+            disk: Arc::new(Mutex::new(disk)),
+            faults: Faults::none(),
         }
     }
 
-    /// Lets `passed` more calls pass; the one after them returns an error.
-    pub fn fail_after(&self, passed: usize, moment: Moment) {
-        self.add_fault(passed, moment, Fault::Fail);
-    }
-
-    /// Lets `passed` more calls pass; the one after them, and every later one, never returns: the daemon is dead.
-    pub fn stop_after(&self, passed: usize, moment: Moment) {
-        self.add_fault(passed, moment, Fault::Stop);
-    }
-
-    /// Waits until a call has been stopped by [`Self::stop_after`].
-    pub async fn stopped(&self) {
-        let mut stopped = self.stopped.subscribe();
-        // The sender lives in `self`: waiting cannot fail.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
+    /// Returns what the next daemon finds: the same disk, with its own faults.
+    pub fn reopened(&self, faults: Faults) -> Self {
+        Self {
+            disk: Arc::clone(&self.disk),
+            faults,
+        }
     }
 
     /// Makes the next `times` calls of `destroy` that would destroy something find it busy.
     pub fn busy_for(&self, times: usize) {
-        held(&self.handle).busy = times;
-    }
-
-    /// Makes every call take this long.
-    pub fn set_latency(&self, latency: Duration) {
-        held(&self.handle).latency = latency;
+        held(&self.disk).busy = times;
     }
 
     /// Sets the room there is. Nothing can be made when none is free.
@@ -144,53 +73,21 @@ impl Memory {
         held(&self.disk).foreign.insert(name.to_owned());
     }
 
-    /// Returns every call on this handle so far, failed and stopped ones included.
-    pub fn calls(&self) -> Vec<Call> {
-        held(&self.handle).calls.clone()
-    }
-
-    fn add_fault(&self, passed: usize, moment: Moment, fault: Fault) {
-        let mut handle = held(&self.handle);
-        let call = handle.calls.len() + passed;
-        handle.faults.insert(call, (moment, fault));
-    }
-
-    /// Carries out `call` with its latency and fault.
+    /// Carries out one call, with what was asked for going wrong around it.
     async fn call<T>(
         &self,
-        call: Call,
-        act: impl FnOnce(&mut Disk, &mut Handle) -> Result<T, StorageError> + Send,
+        name: &'static str,
+        act: impl FnOnce(&mut Disk) -> Result<T, StorageError> + Send,
     ) -> Result<T, StorageError> {
-        let (latency, fault) = {
-            let mut handle = held(&self.handle);
-            let number = handle.calls.len();
-            handle.calls.push(call.clone());
-            (handle.latency, handle.faults.remove(&number))
-        };
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
-        if *self.stopped.borrow() {
-            return std::future::pending().await;
-        }
-        let act = || act(&mut held(&self.disk), &mut held(&self.handle));
-        let failure = || {
-            Err(StorageError::Command {
-                command: call.to_string(),
-                stderr: "was told to fail".to_owned(),
-            })
-        };
-        match fault {
-            None => act(),
-            Some((Moment::Before, Fault::Fail)) => failure(),
-            Some((Moment::After, Fault::Fail)) => act().and_then(|_| failure()),
-            Some((moment, Fault::Stop)) => {
-                if moment == Moment::After {
-                    let _ = act(); // nobody is left to be told
-                }
-                self.stopped.send_replace(true);
-                std::future::pending().await
-            }
+        self.faults.call(name, async { act(&mut held(&self.disk)) }).await
+    }
+}
+
+impl From<Injected> for StorageError {
+    fn from(injected: Injected) -> Self {
+        Self::Command {
+            command: injected.name.to_owned(),
+            stderr: injected.to_string(),
         }
     }
 }
@@ -204,19 +101,15 @@ impl Default for Memory {
 #[async_trait]
 impl Storage for Memory {
     async fn inventory(&self) -> Result<Inventory, StorageError> {
-        self.call(Call::Inventory, |disk, _| Ok(disk.inventory())).await
+        self.call("inventory", |disk| Ok(disk.inventory())).await
     }
 
     async fn create_base(&self, base: &BaseId, _: &ZfsProperties) -> Result<PathBuf, StorageError> {
-        self.call(Call::CreateBase(base.clone()), |disk, _| disk.create_base(base))
-            .await
+        self.call("create_base", |disk| disk.create_base(base)).await
     }
 
     async fn snapshot(&self, snapshot: &SnapshotId) -> Result<(), StorageError> {
-        self.call(Call::Snapshot(snapshot.clone()), |disk, _| {
-            disk.snapshot(snapshot)
-        })
-        .await
+        self.call("snapshot", |disk| disk.snapshot(snapshot)).await
     }
 
     async fn create_clone(
@@ -225,56 +118,30 @@ impl Storage for Memory {
         _: &ZfsProperties,
         _: Option<u64>,
     ) -> Result<PathBuf, StorageError> {
-        self.call(Call::CreateClone(record.id.clone()), |disk, _| {
-            disk.create_clone(record)
-        })
-        .await
+        self.call("create_clone", |disk| disk.create_clone(record)).await
     }
 
     async fn update_record(&self, record: &CloneRecord) -> Result<(), StorageError> {
-        self.call(Call::UpdateRecord(record.id.clone()), |disk, _| {
-            disk.update_record(record)
-        })
-        .await
+        self.call("update_record", |disk| disk.update_record(record))
+            .await
     }
 
     async fn destroy(&self, dataset: &DatasetId) -> Result<(), StorageError> {
-        self.call(Call::Destroy(dataset.clone()), |disk, handle| {
-            if handle.busy > 0 && disk.bytes(dataset).is_some() {
-                handle.busy -= 1;
-                return Err(StorageError::Busy(dataset.clone()));
-            }
-            disk.destroy(dataset)
-        })
-        .await
+        self.call("destroy", |disk| disk.destroy_unless_busy(dataset))
+            .await
     }
 
     async fn referenced_bytes(&self, dataset: &DatasetId) -> Result<u64, StorageError> {
-        self.call(Call::ReferencedBytes(dataset.clone()), |disk, _| {
+        let bytes = |disk: &mut Disk| {
             disk.bytes(dataset)
                 .ok_or_else(|| StorageError::Missing(dataset.clone()))
-        })
-        .await
+        };
+        self.call("referenced_bytes", bytes).await
     }
 
     async fn capacity(&self) -> Result<Capacity, StorageError> {
-        self.call(Call::Capacity, |disk, _| Ok(disk.capacity)).await
+        self.call("capacity", |disk| Ok(disk.capacity)).await
     }
-}
-
-/// What one daemon does and suffers.
-#[derive(Debug, Default)]
-struct Handle {
-    calls: Vec<Call>,
-    faults: BTreeMap<usize, (Moment, Fault)>,
-    busy: usize,
-    latency: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Fault {
-    Fail,
-    Stop,
 }
 
 /// What lies there, whoever looks.
@@ -285,6 +152,7 @@ struct Disk {
     foreign: BTreeSet<String>,
     base_bytes: u64,
     capacity: Capacity,
+    busy: usize,
 }
 
 #[derive(Debug)]
@@ -368,6 +236,14 @@ impl Disk {
             }
             None => Err(StorageError::Missing(DatasetId::Clone(record.id.clone()))),
         }
+    }
+
+    fn destroy_unless_busy(&mut self, dataset: &DatasetId) -> Result<(), StorageError> {
+        if self.busy > 0 && self.bytes(dataset).is_some() {
+            self.busy -= 1;
+            return Err(StorageError::Busy(dataset.clone()));
+        }
+        self.destroy(dataset)
     }
 
     fn destroy(&mut self, dataset: &DatasetId) -> Result<(), StorageError> {

@@ -22,7 +22,8 @@ use zdap_proto::name::{BaseId, CloneId, SnapshotId};
 
 /// Copy-on-write datasets. Every mutation is "ensure": doing it twice, or undoing what is absent, succeeds.
 ///
-/// A call that returns an error may have been carried out or not; calling it again, or `destroy`, is always right.
+/// A call that returns an error may have been carried out or not; calling it again, or `destroy`, is always right. So is
+/// dropping its future: what has begun is carried out or given up, and shows in a later inventory, never as a half.
 #[async_trait]
 pub trait Storage: Send + Sync + fmt::Debug {
     /// Returns everything of ours, in one pass. What is under our tree but carries no record of ours is left out of
@@ -36,6 +37,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     async fn snapshot(&self, snapshot: &SnapshotId) -> Result<(), StorageError>;
 
     /// Makes a writable copy of a snapshot, with its record on it from the first moment, and returns where it is mounted.
+    /// If there is one with this very record already, that is it; one of the same id with another record is an error.
     /// `disk_limit_bytes` bounds what the clone alone may hold, data shared with the snapshot included (`refquota`).
     async fn create_clone(
         &self,
@@ -50,7 +52,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Removes a base with its snapshots, one snapshot, or a clone.
     ///
     /// [`StorageError::HasClones`] if clones hang from it. [`StorageError::Busy`] if something still uses it after the
-    /// backend's own short retries: try again later.
+    /// backend's own short retries: try again later. [`StorageError::Unusable`], with nothing done, if it is, or holds,
+    /// something that is not ours.
     async fn destroy(&self, dataset: &DatasetId) -> Result<(), StorageError>;
 
     /// Returns how many bytes a base or clone refers to: the size of its data, shared or not.

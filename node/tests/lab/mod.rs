@@ -4,14 +4,21 @@ use std::env;
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Returns the value of `variable`. When it is not set, says so (with the reason in `<variable>_MISSING`, if any), adds a
-/// line to the file named by `ZDAP_TEST_SKIP_LOG`, and returns `None`; with `ZDAP_TEST_NO_SKIP=1` it panics instead.
-#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
-pub(crate) fn needed(variable: &str, test: &str) -> Option<String> {
-    if let Some(value) = env::var(variable).ok().filter(|value| !value.is_empty()) {
-        return Some(value);
+/// Returns the value of the variable `name`; skips `test` when it is not set, with the reason in `<name>_MISSING`, if any.
+pub(crate) fn variable(test: &str, name: &str) -> Option<String> {
+    match env::var(name) {
+        Ok(value) if !value.is_empty() => Some(value),
+        Ok(_) | Err(_) => match env::var(format!("{name}_MISSING")) {
+            Ok(reason) => skip(test, &reason),
+            Err(_) => skip(test, &format!("{name} is not set")),
+        },
     }
-    let reason = env::var(format!("{variable}_MISSING")).unwrap_or_else(|_| format!("{variable} is not set"));
+}
+
+/// Says that `test` is skipped and why, also in the file named by `ZDAP_TEST_SKIP_LOG`; panics if
+/// `ZDAP_TEST_NO_SKIP=1`.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+pub(crate) fn skip<T>(test: &str, reason: &str) -> Option<T> {
     let line = format!("SKIP {test}: {reason}");
     assert_ne!(env::var("ZDAP_TEST_NO_SKIP").as_deref(), Ok("1"), "{line}");
     eprintln!("{line}");

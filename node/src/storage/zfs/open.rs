@@ -56,9 +56,8 @@ impl Zfs {
             folder: name.to_owned(),
         };
         let dataset = self.at(&record);
-        match self.list(&dataset).await {
-            Ok(listing) => {
-                let folder = listing.get(&dataset).cloned().unwrap_or_default();
+        match list_one(&dataset).await {
+            Ok(folder) => {
                 parse::own_record(&self.tree, &dataset, &folder)
                     .map_err(|reason| foreign(&format!("`{dataset}` is in the way: {reason}")))?;
                 if usable_mountpoint(&dataset, &folder)? != self.mountpoint.join(name) {

@@ -1,10 +1,23 @@
 //! `*.resource.yml` -> [`Resource`]: a database described by one file.
+//!
+//! `yaml` reads text into a tree that knows its lines, `section` reads the tree by key, `parse` makes a [`Resource`] of it,
+//! `catalogue` reads a whole directory, and `watch` reads it again when it changes.
 
+pub mod catalogue;
+mod parse;
+mod section;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod watch;
+mod yaml;
+
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use zdap_proto::name::ResourceName;
 
+use crate::schedule::Schedule;
 use crate::storage::ZfsProperties;
 
 /// A database that can be restored and cloned, as one resource file describes it. A value is right in itself: names
@@ -13,7 +26,7 @@ use crate::storage::ZfsProperties;
 pub struct Resource {
     /// Its name.
     pub name: ResourceName,
-    /// A second name for people.
+    /// A second name for people; no other resource has it as its name or alias.
     pub alias: Option<String>,
     /// The file that says all this.
     pub file: PathBuf,
@@ -24,7 +37,7 @@ pub struct Resource {
     /// The script that makes the data fit to be seen; its failure means no snapshot.
     pub masking: Option<PathBuf>,
     /// When to restore anew: five fields, in the machine's local time.
-    pub cron: Option<String>,
+    pub cron: Option<Schedule>,
     /// What runs the database.
     pub docker: DockerSettings,
     /// Added to `docker` while restoring.
@@ -37,6 +50,12 @@ pub struct Resource {
     pub limits: Limits,
     /// Which snapshots are kept.
     pub retention: Retention,
+    /// Clones kept ready for whoever asks next.
+    pub clone_pool: Option<ClonePool>,
+    /// How long a clone lives; until it is destroyed unless given.
+    pub ttl: Option<Duration>,
+    /// After how long without a connection a clone is stopped; never unless given.
+    pub idle_stop: Option<Duration>,
 }
 
 /// What runs the database: the original's `docker` section.
@@ -104,4 +123,56 @@ pub struct Retention {
     pub keep_snapshots: u32,
     /// And all that are younger than so many days.
     pub keep_days: Option<u32>,
+}
+
+/// Clones kept ready for whoever asks next: the original's `clone_pool` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClonePool {
+    /// So many are kept ready; none unless given.
+    pub min_clones: u32,
+    /// At most so many, those given away included; as many as `min_clones` unless given, and never fewer.
+    pub max_clones: u32,
+    /// Whether those that nobody has asked for are made anew from a new snapshot.
+    pub reset_on_new_snap: bool,
+    /// The longest that a clone may be claimed for; 90000 seconds unless given.
+    pub claim_max_timeout: Duration,
+    /// How long a clone is claimed for when nobody says; 300 seconds unless given, and never longer than the longest.
+    pub claim_default_timeout: Duration,
+}
+
+/// Why a file or directory is not in service: one line that names the file, the line and the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceError {
+    /// The file, or the directory that could not be read.
+    pub file: PathBuf,
+    /// Where in the file.
+    pub position: Option<Position>,
+    /// The key it is about, `docker.image`.
+    pub key: Option<String>,
+    /// What is wrong, with the value, and the remedy where there is one.
+    pub message: String,
+}
+
+impl fmt::Display for ResourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(Position { line, column }) = self.position {
+            write!(f, ":{line}:{column}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {key}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl std::error::Error for ResourceError {}
+
+/// A place in a file; both count from 1, columns in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
 }

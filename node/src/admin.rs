@@ -1,0 +1,312 @@
+//! The commands of this machine: asked of the running node, with the node's own identity.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is the output of the commands"
+)]
+
+use std::io::{IsTerminal, Write};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use quinn::{Connection, Endpoint};
+use zdap_proto::connect::{connect, explain};
+use zdap_proto::control::{CallError, call};
+use zdap_proto::identity::Identity;
+use zdap_proto::message::{Answer, Invited, Progress, Request};
+use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime, UserName};
+use zdap_proto::refusal::Refusal;
+use zdap_proto::transport::{self, Close, Purpose};
+
+use crate::state;
+
+/// The running node of this machine.
+#[derive(Debug)]
+pub struct Running {
+    endpoint: Endpoint,
+    connection: Connection,
+}
+
+/// A refusal by the running node, to be shown with its hint.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub Refusal);
+
+impl Running {
+    /// Connects to the node that runs on `state_dir`.
+    pub async fn connect(state_dir: &Path) -> anyhow::Result<Self> {
+        let port = state::port(state_dir)?;
+        let identity = Identity::load(state_dir)?;
+        let endpoint = transport::client_endpoint()?;
+        let address = format!("{}:{port}", Ipv4Addr::LOCALHOST);
+        let connection = connect(&endpoint, &identity, &address, Purpose::Control)
+            .await
+            .with_context(|| {
+                format!(
+                    "reach the node of the state directory `{}`; `zdapd serve` starts it",
+                    state_dir.display()
+                )
+            })?;
+        Ok(Self { endpoint, connection })
+    }
+
+    /// Says goodbye.
+    pub async fn close(self) {
+        Close::Done.connection(&self.connection, "done");
+        // Bounded, since a node that is gone does not confirm.
+        let _ = tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await;
+    }
+
+    /// Prints a token: one line, good once.
+    pub async fn token(&self, invited: Invited, ttl: Duration) -> anyhow::Result<()> {
+        let ttl_seconds = u32::try_from(ttl.as_secs()).context("the token's --ttl is too long")?;
+        let Answer::Token(token) = self.ask(&Request::IssueToken { invited, ttl_seconds }).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        println!("{token}");
+        Ok(())
+    }
+
+    /// Restores resources, several at once, and says how far each has come.
+    pub async fn create_snapshots(
+        &self,
+        resources: &[ResourceName],
+        use_existing: bool,
+    ) -> anyhow::Result<()> {
+        let bars = indicatif::MultiProgress::new();
+        let restore = |resource: &ResourceName| {
+            let resource = resource.clone();
+            let bar = bars.add(spinner(&resource));
+            async move {
+                let request = Request::CreateSnapshot {
+                    resource: resource.clone(),
+                    use_existing,
+                };
+                let answer = self
+                    .ask_slowly(&request, |step| show(&bar, &resource, &step))
+                    .await;
+                bar.finish_and_clear();
+                let Answer::Snapshot(snapshot) = answer? else {
+                    bail!(ANOTHER_ANSWER)
+                };
+                println!(
+                    "{resource} {} {}",
+                    snapshot.taken_at,
+                    HumanBytes(snapshot.size_bytes)
+                );
+                Ok(())
+            }
+        };
+        let results = futures_util::future::join_all(resources.iter().map(restore)).await;
+        results.into_iter().collect()
+    }
+
+    /// Makes a clone and prints its id.
+    pub async fn create_clone(
+        &self,
+        resource: ResourceName,
+        snapshot: Option<SnapshotTime>,
+        owner: Option<UserName>,
+    ) -> anyhow::Result<()> {
+        let request = Request::CreateClone {
+            resource,
+            snapshot,
+            owner,
+            request_id: RequestId::random(),
+        };
+        let Answer::Created { clone, .. } = self.ask(&request).await? else {
+            bail!(ANOTHER_ANSWER)
+        };
+        println!("{}", clone.id);
+        Ok(())
+    }
+
+    /// Prints the resources of this node.
+    pub async fn list_resources(&self, only: Option<&ResourceName>) -> anyhow::Result<()> {
+        let Answer::Resources(resources) = self.ask(&Request::ListResources).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        let shown = resources
+            .into_iter()
+            .filter(|resource| only.is_none_or(|name| name == &resource.name));
+        print_table(
+            &["RESOURCE", "ALIAS", "IMAGE", "SNAPSHOTS", "NEWEST"],
+            shown.map(|resource| {
+                let newest = resource
+                    .snapshots
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let alias = resource.alias.unwrap_or_default();
+                vec![
+                    resource.name.to_string(),
+                    alias,
+                    resource.image,
+                    resource.snapshots.len().to_string(),
+                    newest,
+                ]
+            }),
+        );
+        Ok(())
+    }
+
+    /// Prints the snapshots of this node.
+    pub async fn list_snapshots(&self, resource: Option<ResourceName>) -> anyhow::Result<()> {
+        let Answer::Snapshots(snapshots) = self.ask(&Request::ListSnapshots { resource }).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        print_table(
+            &["RESOURCE", "SNAPSHOT", "SIZE", "CLONES"],
+            snapshots.into_iter().map(|snapshot| {
+                let size = HumanBytes(snapshot.size_bytes).to_string();
+                vec![
+                    snapshot.resource.to_string(),
+                    snapshot.taken_at.to_string(),
+                    size,
+                    snapshot.clones.to_string(),
+                ]
+            }),
+        );
+        Ok(())
+    }
+
+    /// Prints the clones of this node, of all owners.
+    pub async fn list_clones(&self, resource: Option<ResourceName>) -> anyhow::Result<()> {
+        let Answer::Clones(clones) = self
+            .ask(&Request::ListClones {
+                resource,
+                all_owners: true,
+            })
+            .await?
+        else {
+            bail!(ANOTHER_ANSWER);
+        };
+        print_table(
+            &[
+                "CLONE", "RESOURCE", "OWNER", "SNAPSHOT", "CREATED", "STATE", "EXPIRES",
+            ],
+            clones.into_iter().map(|clone| {
+                vec![
+                    clone.id.to_string(),
+                    clone.resource.to_string(),
+                    clone.owner.to_string(),
+                    clone.snapshot.to_string(),
+                    clone.created_at.format("%FT%TZ").to_string(),
+                    format!("{:?}", clone.state).to_lowercase(),
+                    clone
+                        .expires_at
+                        .map(|at| at.format("%FT%TZ").to_string())
+                        .unwrap_or_default(),
+                ]
+            }),
+        );
+        Ok(())
+    }
+
+    /// Destroys one clone, whoever owns it.
+    pub async fn destroy_clone(&self, clone: CloneId) -> anyhow::Result<()> {
+        let Answer::Clones(clones) = self
+            .ask(&Request::ListClones {
+                resource: None,
+                all_owners: true,
+            })
+            .await?
+        else {
+            bail!(ANOTHER_ANSWER);
+        };
+        if !clones.iter().any(|known| known.id == clone) {
+            bail!("there is no clone `{clone}` on this node; `zdapd list clones` shows them");
+        }
+        self.ask(&Request::DestroyClone { clone: clone.clone() }).await?;
+        println!("{clone}");
+        Ok(())
+    }
+
+    /// Destroys every clone of every owner, and with `bases` every snapshot too; asks first, unless `yes`.
+    pub async fn destroy_all(&self, bases: bool, yes: bool) -> anyhow::Result<()> {
+        let what = match bases {
+            true => "every clone and every snapshot of this node",
+            false => "every clone of this node",
+        };
+        if !yes && !confirmed(what)? {
+            bail!("nothing was destroyed");
+        }
+        let Answer::DestroyedAll { clones, bases } = self.ask(&Request::DestroyAll { bases }).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        println!("{clones} clones, {bases} bases");
+        Ok(())
+    }
+
+    async fn ask(&self, request: &Request) -> anyhow::Result<Answer> {
+        self.ask_slowly(request, |_| {}).await
+    }
+
+    async fn ask_slowly(&self, request: &Request, progress: impl FnMut(Progress)) -> anyhow::Result<Answer> {
+        call(&self.connection, request, progress)
+            .await
+            .map_err(|error| match error {
+                CallError::Refused(refusal) => Refused(refusal).into(),
+                CallError::Lost(reason) => anyhow!(explain("this machine's node", reason)),
+                CallError::Misunderstood(_) => anyhow!(error),
+            })
+    }
+}
+
+fn confirmed(what: &str) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("destroys {what}; say --yes where nobody can be asked");
+    }
+    eprint!("Destroy {what}? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn spinner(resource: &ResourceName) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let bar = ProgressBar::new_spinner()
+        .with_style(style)
+        .with_prefix(resource.to_string());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// Shows a step: on a terminal in place, elsewhere one line each time the stage changes.
+fn show(bar: &ProgressBar, resource: &ResourceName, step: &Progress) {
+    let grown = step
+        .bytes
+        .map(|bytes| format!(", {} on disk", HumanBytes(bytes)))
+        .unwrap_or_default();
+    if bar.is_hidden() && bar.message() != step.stage {
+        eprintln!(
+            "{resource}: {} ({:.1} s)",
+            step.stage,
+            Duration::from_millis(step.elapsed_ms).as_secs_f64()
+        );
+        bar.set_message(step.stage.clone());
+    } else if !bar.is_hidden() {
+        bar.set_message(format!("{}{grown}", step.stage));
+    }
+}
+
+fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_header(header.to_vec())
+        .add_rows(rows);
+    println!("{}", table.trim_fmt());
+}
+
+/// It speaks another version of the protocol.
+const ANOTHER_ANSWER: &str = "the node gave another answer than was asked for";
+const GOODBYE: Duration = Duration::from_millis(500);

@@ -1,0 +1,373 @@
+//! The lives of clones, over storage and runtime: `create`, `destroy`, `start_again`.
+//!
+//! What is known here is what lies on the disk, read once at start and kept in step after. Each clone has a lock; who
+//! holds it is working on the clone, and the reconcile pass leaves it alone. Nothing here is safe to drop half-way: the
+//! server runs each call in a task of its own, and what a crash cuts off the reconcile pass finishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::OwnedMutexGuard;
+use zdap_proto::message::{CloneRecord, CloneState, Stages};
+use zdap_proto::name::{CloneId, RequestId, SnapshotId, UserName};
+use zdap_proto::refusal::{Refusal, RefusalKind};
+
+use crate::resource::Resource;
+use crate::runtime::{Address, InstanceId, Observed, Runtime};
+use crate::storage::{CloneDataset, DatasetId, Inventory, Storage, StorageError};
+use crate::{instance, refuse};
+
+/// The clones of this node.
+#[derive(Debug)]
+pub struct Clones {
+    storage: Arc<dyn Storage>,
+    runtime: Arc<dyn Runtime>,
+    known: Mutex<BTreeMap<CloneId, Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    record: CloneRecord,
+    data: Option<PathBuf>,
+    address: Option<Address>,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What is wanted of [`Clones::create`].
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// What it is a clone of.
+    pub resource: Arc<Resource>,
+    /// From which state.
+    pub snapshot: SnapshotId,
+    /// For whom.
+    pub owner: UserName,
+    /// The same id from the same owner again gives the same clone.
+    pub request_id: RequestId,
+    /// Now.
+    pub now: DateTime<Utc>,
+}
+
+impl Clones {
+    /// Takes over what was found on the disk and running.
+    pub fn adopt(
+        storage: Arc<dyn Storage>,
+        runtime: Arc<dyn Runtime>,
+        inventory: &Inventory,
+        instances: &[Observed],
+    ) -> Self {
+        let known = inventory
+            .clones
+            .iter()
+            .map(|clone| (clone.record.id.clone(), Known::found(clone, instances)));
+        let known = Mutex::new(known.collect());
+        Self {
+            storage,
+            runtime,
+            known,
+        }
+    }
+
+    /// Makes a clone and returns when it answers; undoes everything if it cannot.
+    pub async fn create(&self, order: Order) -> Result<(CloneRecord, Stages), Refusal> {
+        let began = Instant::now();
+        let (mut record, _held) = loop {
+            match self.admit(&order)? {
+                Admission::New(record, held) => break (*record, held),
+                // Another request made, or is making, this very clone.
+                Admission::Made(record) => return Ok((*record, Stages::default())),
+                Admission::InTheMaking(lock) => drop(lock.lock().await),
+            }
+        };
+        match self.build(&mut record, &order.resource).await {
+            Ok(stages) => {
+                let stages = Stages {
+                    total_ms: milliseconds(began.elapsed()),
+                    ..stages
+                };
+                tracing::info!(clone = %record.id, owner = %record.owner, ?stages, "clone is ready");
+                Ok((record, stages))
+            }
+            Err(refusal) => {
+                tracing::warn!(clone = %record.id, owner = %record.owner, error = %refusal, "clone could not be made");
+                self.take_away(&record.id).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Removes a clone and all of its data; what is gone already counts as removed. A dataset that is still busy stays
+    /// marked `destroying`, and the reconcile pass tries again.
+    pub async fn destroy(&self, id: &CloneId) {
+        let Some(lock) = self.lock_of(id) else { return };
+        let _held = lock.lock_owned().await;
+        if self.find(id).is_some() {
+            self.take_away(id).await;
+        }
+    }
+
+    /// Starts the instance of a ready clone that does not run, unless something is being done to the clone.
+    pub async fn start_again(&self, id: &CloneId, resource: &Resource) -> Result<(), Refusal> {
+        let Some((known, _held)) = self.hold(id) else {
+            return Ok(());
+        };
+        let (CloneState::Ready, Some(data)) = (known.record.state, known.data) else {
+            return Ok(());
+        };
+        let spec = instance::spec(resource, InstanceId::Clone(id.clone()), data);
+        let started = self
+            .runtime
+            .start(&spec)
+            .await
+            .map_err(|error| refuse::runtime(&error))?;
+        self.change(id, |known| known.address = Some(started.address));
+        Ok(())
+    }
+
+    /// Removes a clone that the reconcile pass found interrupted or expired, unless something is being done to it, or it
+    /// has become ready since.
+    pub async fn remove_interrupted(&self, id: &CloneId, now: DateTime<Utc>) {
+        let Some((known, _held)) = self.hold(id) else {
+            return;
+        };
+        let expired = known
+            .record
+            .expires_at
+            .is_some_and(|expires_at| expires_at <= now);
+        if known.record.state != CloneState::Ready || expired {
+            self.take_away(id).await;
+        }
+    }
+
+    /// Removes the instance of a clone that has no dataset, unless the clone has come into being since.
+    pub async fn remove_orphan(&self, id: &CloneId) {
+        if self.find(id).is_none() {
+            self.remove_instance(id).await;
+        }
+    }
+
+    /// Forgets a clone whose dataset was removed behind our back.
+    pub async fn forget(&self, id: &CloneId) {
+        let Some((_, _held)) = self.hold(id) else { return };
+        tracing::warn!(clone = %id, "the dataset of a clone is gone; forgetting the clone");
+        self.remove_instance(id).await;
+        self.known().remove(id);
+    }
+
+    /// Returns the record of a clone.
+    pub fn find(&self, id: &CloneId) -> Option<CloneRecord> {
+        self.known().get(id).map(|known| known.record.clone())
+    }
+
+    /// Returns all records, in the order of their ids.
+    pub fn list(&self) -> Vec<CloneRecord> {
+        self.known().values().map(|known| known.record.clone()).collect()
+    }
+
+    /// Returns where a clone's database answers, if it does.
+    pub fn address(&self, id: &CloneId) -> Option<Address> {
+        self.known().get(id).and_then(|known| known.address.clone())
+    }
+
+    /// Returns the instances that something is being done to.
+    pub fn in_flight(&self) -> BTreeSet<InstanceId> {
+        let known = self.known();
+        let busy = known.iter().filter(|(_, known)| known.lock.try_lock().is_err());
+        busy.map(|(id, _)| InstanceId::Clone(id.clone())).collect()
+    }
+
+    /// Decides whether an order is a new clone, one that was made already, or one that is being made.
+    fn admit(&self, order: &Order) -> Result<Admission, Refusal> {
+        let mut known = self.known();
+        let same =
+            |known: &&Known| known.record.owner == order.owner && known.record.request_id == order.request_id;
+        if let Some(same) = known.values().find(same) {
+            match same.record.state {
+                CloneState::Ready if same.address.is_some() => {
+                    return Ok(Admission::Made(Box::new(same.record.clone())));
+                }
+                CloneState::Creating => return Ok(Admission::InTheMaking(Arc::clone(&same.lock))),
+                CloneState::Ready => return Err(starting(&same.record.id)),
+                // It is as good as gone; the request is made anew.
+                CloneState::Destroying => {}
+            }
+        }
+        if let Some(most) = order.resource.limits.clones_per_user {
+            let of_user = |known: &&Known| {
+                known.record.owner == order.owner && known.record.resource() == &order.resource.name
+            };
+            if known.values().filter(of_user).count() >= usize::try_from(most).unwrap_or(usize::MAX) {
+                return Err(Refusal::new(
+                    RefusalKind::Full,
+                    format!(
+                        "`{}` has {most} clones of `{}` already, as many as are allowed",
+                        order.owner, order.resource.name
+                    ),
+                )
+                .with_hint("`zdap list clones` shows them; `zdap destroy CLONE_ID` gives one back"));
+            }
+        }
+        let record = order.record();
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        let held = Arc::clone(&lock).try_lock_owned().expect("the lock is new");
+        known.insert(
+            record.id.clone(),
+            Known {
+                record: record.clone(),
+                data: None,
+                address: None,
+                lock,
+            },
+        );
+        Ok(Admission::New(Box::new(record), held))
+    }
+
+    async fn build(&self, record: &mut CloneRecord, resource: &Resource) -> Result<Stages, Refusal> {
+        let began = Instant::now();
+        let properties = &resource.clone_params.zfs;
+        let made = self
+            .storage
+            .create_clone(record, properties, resource.limits.disk_bytes)
+            .await;
+        let data = made.map_err(|error| refuse::storage(&error))?;
+        let storage_ms = milliseconds(began.elapsed());
+
+        let spec = instance::spec(resource, InstanceId::Clone(record.id.clone()), data.clone());
+        let started = self
+            .runtime
+            .start(&spec)
+            .await
+            .map_err(|error| refuse::runtime(&error))?;
+
+        record.state = CloneState::Ready;
+        self.storage
+            .update_record(record)
+            .await
+            .map_err(|error| refuse::storage(&error))?;
+        self.change(&record.id, |known| {
+            *known = Known {
+                record: record.clone(),
+                data: Some(data),
+                address: Some(started.address),
+                lock: Arc::clone(&known.lock),
+            };
+        });
+        let (start_ms, ready_ms) = (milliseconds(started.start), milliseconds(started.ready));
+        Ok(Stages {
+            storage_ms,
+            start_ms,
+            ready_ms,
+            ..Stages::default()
+        })
+    }
+
+    /// Removes instance and dataset; the caller holds the clone's lock. It is marked first, so that after a crash it is
+    /// not started again.
+    async fn take_away(&self, id: &CloneId) {
+        let Some(mut record) = self.find(id) else { return };
+        record.state = CloneState::Destroying;
+        self.change(id, |known| {
+            known.record = record.clone();
+            known.address = None;
+        });
+        match self.storage.update_record(&record).await {
+            Ok(()) | Err(StorageError::Missing(_)) => {}
+            Err(error) => {
+                tracing::warn!(clone = %id, error = refuse::chain(&error), "mark clone as destroying")
+            }
+        }
+        if !self.remove_instance(id).await {
+            return;
+        }
+        match self.storage.destroy(&DatasetId::Clone(id.clone())).await {
+            Ok(()) => {
+                self.known().remove(id);
+                tracing::info!(clone = %id, owner = %record.owner, "clone is gone");
+            }
+            Err(error) => {
+                tracing::warn!(clone = %id, error = refuse::chain(&error), "destroy dataset; trying again later");
+            }
+        }
+    }
+
+    async fn remove_instance(&self, id: &CloneId) -> bool {
+        match self.runtime.remove(&InstanceId::Clone(id.clone())).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(clone = %id, error = refuse::chain(&error), "remove instance; trying again later");
+                false
+            }
+        }
+    }
+
+    /// Takes the clone's lock if it is free.
+    fn hold(&self, id: &CloneId) -> Option<(Known, OwnedMutexGuard<()>)> {
+        let known = self.known().get(id).cloned()?;
+        let held = Arc::clone(&known.lock).try_lock_owned().ok()?;
+        Some((known, held))
+    }
+
+    fn lock_of(&self, id: &CloneId) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        self.known().get(id).map(|known| Arc::clone(&known.lock))
+    }
+
+    fn change(&self, id: &CloneId, change: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.known().get_mut(id) {
+            change(known);
+        }
+    }
+
+    /// No code that holds this can panic half-way through a change, so a poisoned lock still guards whole values.
+    fn known(&self) -> MutexGuard<'_, BTreeMap<CloneId, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Order {
+    fn record(&self) -> CloneRecord {
+        CloneRecord {
+            id: CloneId::random(&self.resource.name),
+            request_id: self.request_id.clone(),
+            owner: self.owner.clone(),
+            snapshot: self.snapshot.clone(),
+            created_at: self.now,
+            state: CloneState::Creating,
+            pooled: false,
+            expires_at: self.resource.ttl.and_then(|ttl| {
+                self.now
+                    .checked_add_signed(chrono::TimeDelta::from_std(ttl).ok()?)
+            }),
+        }
+    }
+}
+
+impl Known {
+    fn found(clone: &CloneDataset, instances: &[Observed]) -> Self {
+        let id = InstanceId::Clone(clone.record.id.clone());
+        let instance = instances.iter().find(|instance| instance.id == id);
+        Self {
+            record: clone.record.clone(),
+            data: Some(clone.path.clone()),
+            address: instance.and_then(|instance| instance.running.clone()),
+            lock: Arc::default(),
+        }
+    }
+}
+
+enum Admission {
+    New(Box<CloneRecord>, OwnedMutexGuard<()>),
+    Made(Box<CloneRecord>),
+    InTheMaking(Arc<tokio::sync::Mutex<()>>),
+}
+
+fn starting(id: &CloneId) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, format!("`{id}` is being started"))
+        .with_hint("try again in a moment")
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10_000.0).round() / 10.0
+}

@@ -1,0 +1,302 @@
+//! Outstanding invites and the users let in: one small file in the state directory, replaced whole.
+//!
+//! Only the hash of a token's secret is kept. An invite is marked used, on disk, before anything is signed for it, so
+//! that it is good once whatever crashes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use zdap_proto::identity::Subject;
+use zdap_proto::message::{Invited, Wanted};
+use zdap_proto::name::UserName;
+use zdap_proto::refusal::{Refusal, RefusalKind};
+
+/// The invites of this node.
+#[derive(Debug)]
+pub struct Invites {
+    path: PathBuf,
+    book: Mutex<Book>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Book {
+    /// By the hexadecimal SHA-256 of the secret.
+    invites: BTreeMap<String, Invite>,
+    users: BTreeSet<UserName>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Invite {
+    invited: Invited,
+    expires_at: DateTime<Utc>,
+    used_at: Option<DateTime<Utc>>,
+}
+
+impl Invites {
+    /// Reads the file, if there is one.
+    pub fn load(path: PathBuf) -> io::Result<Self> {
+        let book = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Book::default(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            path,
+            book: Mutex::new(book),
+        })
+    }
+
+    /// Remembers an invite by the hash of its secret.
+    pub fn add(
+        &self,
+        secret_hash: &str,
+        invited: Invited,
+        ttl: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> io::Result<()> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = book.clone();
+        changed
+            .invites
+            .retain(|_, invite| invite.expires_at + REMEMBERED > now);
+        changed.invites.insert(
+            secret_hash.to_owned(),
+            Invite {
+                invited,
+                expires_at: now + ttl,
+                used_at: None,
+            },
+        );
+        save(&self.path, &changed)?;
+        *book = changed;
+        Ok(())
+    }
+
+    /// Uses up the invite and returns who its bearer may become, or says why it is no good.
+    pub fn redeem(&self, secret_hash: &str, wanted: &Wanted, now: DateTime<Utc>) -> Result<Subject, Refusal> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = book.clone();
+        let invite = changed
+            .invites
+            .get_mut(secret_hash)
+            .ok_or_else(|| refused("this token was not made by this node").with_hint(ASK_AGAIN))?;
+        if let Some(used_at) = invite.used_at {
+            return Err(refused(format!(
+                "this token was used already, at {}",
+                used_at.format("%FT%TZ")
+            ))
+            .with_hint(ASK_AGAIN));
+        }
+        if invite.expires_at <= now {
+            return Err(refused(format!(
+                "this token expired at {}",
+                invite.expires_at.format("%FT%TZ")
+            ))
+            .with_hint(ASK_AGAIN));
+        }
+        let subject = subject(&invite.invited, wanted, &book.users)?;
+        invite.used_at = Some(now);
+        if let Subject::User(name) | Subject::Admin(name) = &subject {
+            changed.users.insert(name.clone());
+        }
+        save(&self.path, &changed).map_err(|error| {
+            Refusal::new(
+                RefusalKind::Unavailable,
+                format!("the node could not write down that the token is used: {error}"),
+            )
+        })?;
+        *book = changed;
+        Ok(subject)
+    }
+}
+
+/// A token that names its user gives that name to whoever bears it. One that does not gives the name its bearer wants,
+/// but not one that somebody has already: that would give away their clones.
+fn subject(invited: &Invited, wanted: &Wanted, users: &BTreeSet<UserName>) -> Result<Subject, Refusal> {
+    match (invited, wanted) {
+        (Invited::Node, Wanted::Node { name }) => Ok(Subject::Node(name.clone())),
+        (Invited::Node, Wanted::User { .. }) => {
+            Err(refused("this token is for a node, not for a user").with_hint("`zdapd token user` makes one for a user"))
+        }
+        (Invited::User { .. }, Wanted::Node { .. }) => {
+            Err(refused("this token is for a user, not for a node").with_hint("`zdapd token node` makes one for a node"))
+        }
+        (Invited::User { name: Some(name), admin }, Wanted::User { .. }) => Ok(user(name, *admin)),
+        (Invited::User { name: None, admin }, Wanted::User { name: Some(name) }) => match users.contains(name) {
+            true => Err(Refusal::new(RefusalKind::Conflict, format!("the user `{name}` is enrolled already")).with_hint(
+                format!("choose another name with `zdap set user`, or, if it is you, ask for `zdapd token user {name}`"),
+            )),
+            false => Ok(user(name, *admin)),
+        },
+        (Invited::User { name: None, .. }, Wanted::User { name: None }) => {
+            Err(Refusal::new(RefusalKind::Invalid, "this token names no user, and neither did the request")
+                .with_hint("`zdap set user NAME@HOST` says who you are"))
+        }
+    }
+}
+
+fn user(name: &UserName, admin: bool) -> Subject {
+    match admin {
+        true => Subject::Admin(name.clone()),
+        false => Subject::User(name.clone()),
+    }
+}
+
+fn refused(message: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalKind::Forbidden, message)
+}
+
+fn save(path: &Path, book: &Book) -> io::Result<()> {
+    crate::state::replace(path, &serde_json::to_vec_pretty(book)?)
+}
+
+/// A used or expired invite is remembered so long, so that its bearer is told what is wrong with it.
+const REMEMBERED: TimeDelta = TimeDelta::days(30);
+const ASK_AGAIN: &str = "ask the administrator for a new one: `zdapd token user` (or `zdapd token node`)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> DateTime<Utc> {
+        "2026-11-22T12:00:00Z".parse().unwrap()
+    }
+
+    fn wants(name: &str) -> Wanted {
+        Wanted::User {
+            name: Some(name.parse().unwrap()),
+        }
+    }
+
+    fn anybody() -> Invited {
+        Invited::User {
+            name: None,
+            admin: false,
+        }
+    }
+
+    struct Fixture {
+        directory: tempfile::TempDir,
+        invites: Invites,
+    }
+
+    fn fixture() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let invites = Invites::load(directory.path().join("invites.json")).unwrap();
+        Fixture { directory, invites }
+    }
+
+    #[test]
+    fn a_token_is_good_once_also_after_a_restart() {
+        let Fixture { directory, invites } = fixture();
+        invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
+        assert_eq!(
+            invites.redeem("h", &wants("ada"), now()).unwrap(),
+            Subject::User("ada".parse().unwrap())
+        );
+        let again = Invites::load(directory.path().join("invites.json")).unwrap();
+        let refusal = again.redeem("h", &wants("bob"), now()).unwrap_err();
+        assert!(refusal.message.contains("used already"), "{refusal}");
+    }
+
+    #[test]
+    fn a_token_is_no_good_after_its_time() {
+        let Fixture {
+            directory: _directory,
+            invites,
+        } = fixture();
+        invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
+        let refusal = invites
+            .redeem("h", &wants("ada"), now() + TimeDelta::hours(1))
+            .unwrap_err();
+        assert!(
+            refusal.message.contains("expired at 2026-11-22T13:00:00Z"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn a_secret_nobody_was_given_is_no_good() {
+        let Fixture {
+            directory: _directory,
+            invites,
+        } = fixture();
+        let refusal = invites.redeem("h", &wants("ada"), now()).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Forbidden);
+    }
+
+    #[test]
+    fn a_token_without_a_name_does_not_give_somebody_elses() {
+        let Fixture {
+            directory: _directory,
+            invites,
+        } = fixture();
+        for hash in ["a", "b"] {
+            invites.add(hash, anybody(), TimeDelta::hours(1), now()).unwrap();
+        }
+        invites.redeem("a", &wants("ada"), now()).unwrap();
+        assert_eq!(
+            invites.redeem("b", &wants("ada"), now()).unwrap_err().kind,
+            RefusalKind::Conflict
+        );
+        invites
+            .redeem("b", &wants("bob"), now())
+            .expect("a refused name does not use up the token");
+    }
+
+    #[test]
+    fn a_token_with_a_name_gives_that_name_whatever_is_wanted() {
+        let Fixture {
+            directory: _directory,
+            invites,
+        } = fixture();
+        let invited = Invited::User {
+            name: Some("ada".parse().unwrap()),
+            admin: true,
+        };
+        invites.add("h", invited, TimeDelta::hours(1), now()).unwrap();
+        assert_eq!(
+            invites.redeem("h", &wants("bob"), now()).unwrap(),
+            Subject::Admin("ada".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn a_users_token_makes_no_node_and_a_nodes_token_no_user() {
+        let Fixture {
+            directory: _directory,
+            invites,
+        } = fixture();
+        invites
+            .add("user", anybody(), TimeDelta::hours(1), now())
+            .unwrap();
+        invites
+            .add("node", Invited::Node, TimeDelta::hours(1), now())
+            .unwrap();
+        let node = Wanted::Node {
+            name: "b".parse().unwrap(),
+        };
+        assert!(invites.redeem("user", &node, now()).is_err());
+        assert!(invites.redeem("node", &wants("ada"), now()).is_err());
+        assert_eq!(
+            invites.redeem("node", &node, now()).unwrap(),
+            Subject::Node("b".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn the_file_is_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let Fixture { directory, invites } = fixture();
+        invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
+        let mode = std::fs::metadata(directory.path().join("invites.json"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,70 @@
+//! What went wrong inside -> what the asker is told. The one place where inner errors become [`Refusal`]s.
+
+use std::error::Error;
+
+use zdap_proto::refusal::{Refusal, RefusalKind};
+
+use crate::runtime::RuntimeError;
+use crate::script::ScriptError;
+use crate::storage::StorageError;
+
+/// Returns an error with its causes, `start container: connection refused`.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Says what a storage error means to the asker.
+pub fn storage(error: &StorageError) -> Refusal {
+    let message = chain(error);
+    match error {
+        StorageError::Missing(_) => Refusal::new(RefusalKind::NotFound, message),
+        StorageError::Busy(_) => Refusal::new(RefusalKind::Unavailable, message)
+            .with_hint("something still uses it; try again in a minute"),
+        StorageError::HasClones(_) => Refusal::new(RefusalKind::Conflict, message)
+            .with_hint("destroy its clones first; `zdapd list clones` on the node shows them"),
+        StorageError::Full(_) => Refusal::new(RefusalKind::Full, message)
+            .with_hint("free space by destroying clones that nobody uses; `zdap list clones` shows yours"),
+        StorageError::Unusable { hint, .. } => {
+            Refusal::new(RefusalKind::Unavailable, message).with_hint(hint)
+        }
+        StorageError::Command { .. } | StorageError::Io { .. } | StorageError::Unreadable(_) => {
+            Refusal::new(RefusalKind::Failed, message)
+        }
+    }
+}
+
+/// Says what a runtime error means to the asker.
+pub fn runtime(error: &RuntimeError) -> Refusal {
+    let message = chain(error);
+    match error {
+        RuntimeError::ImageMissing(image) => Refusal::new(RefusalKind::Unavailable, message).with_hint(format!(
+            "the node fetches it in the background where it can; else run `docker pull {image}` or `docker load` there"
+        )),
+        RuntimeError::Exited { .. } | RuntimeError::NotClean { .. } | RuntimeError::Failed { .. } => {
+            Refusal::new(RefusalKind::Failed, message)
+        }
+        RuntimeError::NotReady { .. } => Refusal::new(RefusalKind::Timeout, message)
+            .with_hint("`timeouts.ready` in the resource file says how long a database may take to answer"),
+        RuntimeError::Unsupported { hint, .. } => Refusal::new(RefusalKind::Invalid, message).with_hint(hint),
+    }
+}
+
+/// Says what a failed script means to the asker.
+pub fn script(error: &ScriptError) -> Refusal {
+    let message = chain(error);
+    match error {
+        ScriptError::Start { .. } => Refusal::new(RefusalKind::Failed, message)
+            .with_hint("its first line must name an interpreter that is on the node, such as `#!/bin/sh`"),
+        ScriptError::Failed { .. } => Refusal::new(RefusalKind::Failed, message),
+        ScriptError::TimedOut { .. } => Refusal::new(RefusalKind::Timeout, message).with_hint(
+            "`timeouts.retrieval` and `timeouts.creation` in the resource file say how long scripts may take",
+        ),
+    }
+}

@@ -1,0 +1,231 @@
+//! Accepts connections; by ALPN to control, tunnel or enrolment. What a peer may hold open has a limit and a deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use zdap_proto::control::ABANDONED;
+use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
+use zdap_proto::identity::Peer;
+use zdap_proto::message::{Answer, Progress, Reply, Request};
+use zdap_proto::refusal::{Refusal, RefusalKind};
+use zdap_proto::transport::{self, Accepted, Close, Purpose};
+
+use crate::node::Node;
+use crate::requests::{self, Answered};
+use crate::{enrol, tunnel};
+
+/// Serves until `shutdown` becomes true; then takes no more requests, lets those under way finish for a while, and closes
+/// every connection.
+pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Receiver<bool>) {
+    let work = TaskTracker::new();
+    loop {
+        let connecting = tokio::select! {
+            connecting = transport::accept(&endpoint) => connecting,
+            () = crate::stopped(&mut shutdown) => break,
+        };
+        let Some(connecting) = connecting else { break };
+        let (node, work, shutdown) = (Arc::clone(&node), work.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            match transport::handshake(connecting, node.identity.cluster()).await {
+                Ok(accepted) => connection(node, accepted, work, shutdown).await,
+                Err(error) => tracing::info!(error = crate::refuse::chain(&error), "connection refused"),
+            }
+        });
+    }
+    work.close();
+    if timeout(DRAIN, work.wait()).await.is_err() {
+        tracing::warn!(
+            "requests were still running when the node stopped; the next start repairs what they left"
+        );
+    }
+    Close::Stopping.endpoint(&endpoint, "the node is stopping");
+    // Bounded, since a peer that is gone does not confirm.
+    let _ = timeout(CLOSING, endpoint.wait_idle()).await;
+}
+
+async fn connection(node: Arc<Node>, accepted: Accepted, work: TaskTracker, shutdown: watch::Receiver<bool>) {
+    let Accepted {
+        connection,
+        purpose,
+        peer,
+        valid_until,
+    } = accepted;
+    tracing::debug!(remote = %transport::remote(&connection), ?purpose, peer = ?peer.as_ref().map(|peer| &peer.subject), "connected");
+    match (purpose, peer) {
+        (Purpose::Control, Some(peer)) => {
+            while let Some((send, receive)) = next_stream(&connection, valid_until).await {
+                let asked = Asked {
+                    node: Arc::clone(&node),
+                    peer: peer.clone(),
+                    send,
+                    work: work.clone(),
+                };
+                tokio::spawn(asked.serve(receive, *shutdown.borrow()));
+            }
+        }
+        (Purpose::Tunnel, Some(peer)) => {
+            while let Some((send, receive)) = next_stream(&connection, valid_until).await {
+                tokio::spawn(tunnel::serve(
+                    Arc::clone(&node.clones),
+                    peer.clone(),
+                    send,
+                    receive,
+                ));
+            }
+        }
+        (Purpose::Enrol, _) => enrolment(&node, &connection).await,
+        // The handshake has seen to it that only enrolment goes without a certificate.
+        (Purpose::Control | Purpose::Tunnel, None) => {
+            Close::Forbidden.connection(&connection, "a client certificate is required");
+        }
+    }
+}
+
+/// Waits for the peer's next stream. A certificate that was good when the connection was opened may have ended since.
+async fn next_stream(
+    connection: &Connection,
+    valid_until: Option<DateTime<Utc>>,
+) -> Option<(SendStream, RecvStream)> {
+    let streams = connection.accept_bi().await.ok()?;
+    match valid_until {
+        Some(end) if end <= Utc::now() => {
+            Close::Forbidden.connection(
+                connection,
+                &format!("the certificate expired at {}", end.format("%FT%TZ")),
+            );
+            None
+        }
+        Some(_) | None => Some(streams),
+    }
+}
+
+/// One stream is all that enrolment takes, and soon.
+async fn enrolment(node: &Node, connection: &Connection) {
+    if let Ok(Ok((send, receive))) = timeout(ENROLMENT, connection.accept_bi()).await {
+        enrol::serve(node, send, receive).await;
+    }
+    Close::Done.connection(connection, "enrolment is over");
+}
+
+/// One control stream.
+struct Asked {
+    node: Arc<Node>,
+    peer: Peer,
+    send: SendStream,
+    work: TaskTracker,
+}
+
+impl Asked {
+    async fn serve(mut self, mut receive: RecvStream, stopping: bool) {
+        let request = match timeout(REQUEST, frame::read::<Request, _>(&mut receive, REQUEST_CAP)).await {
+            Ok(Ok(request)) => request,
+            Ok(Err(error)) => {
+                let message = format!(
+                    "the request could not be understood: {}",
+                    crate::refuse::chain(&error)
+                );
+                return self
+                    .reply(&Reply::Refused(Refusal::new(RefusalKind::Invalid, message)))
+                    .await;
+            }
+            Err(_) => return,
+        };
+        if stopping {
+            return self
+                .reply(&Reply::Refused(Refusal::new(
+                    RefusalKind::Unavailable,
+                    "the node is stopping",
+                )))
+                .await;
+        }
+        tracing::debug!(peer = %self.peer.subject, ?request, "request");
+        match self.work(request).await {
+            Some(Ok(Answered { answer, body })) => {
+                self.reply(&Reply::Done(answer)).await;
+                if let Some(mut file) = body {
+                    // A client that goes away in the middle has its own error.
+                    let _ = timeout(BODY, tokio::io::copy(&mut file, &mut self.send)).await;
+                    let _ = self.send.shutdown().await;
+                }
+            }
+            Some(Err(refusal)) => {
+                tracing::info!(peer = %self.peer.subject, reason = %refusal, "refused");
+                self.reply(&Reply::Refused(refusal)).await;
+            }
+            None => {}
+        }
+        let _ = self.send.finish();
+        // A dropped stream is reset; wait until what was written has arrived.
+        let _ = timeout(REQUEST, self.send.stopped()).await;
+    }
+
+    /// Does the work in a task of its own, passing progress on. The task goes on when the asker is gone; `None` if the
+    /// asker said that it does not want the answer any more, and then what was made for it is undone.
+    async fn work(&mut self, request: Request) -> Option<Result<Answered, Refusal>> {
+        let (progress, mut steps) = mpsc::channel::<Progress>(STEPS);
+        let (node, peer) = (Arc::clone(&self.node), self.peer.clone());
+        let mut work = self
+            .work
+            .spawn(async move { requests::answer(&node, &peer, request, progress).await });
+        let stopped = self.send.stopped();
+        tokio::pin!(stopped);
+        let mut listening = true;
+        loop {
+            tokio::select! {
+                Some(step) = steps.recv() => {
+                    if listening {
+                        self.reply(&Reply::Progress(step)).await;
+                    }
+                }
+                reason = &mut stopped, if listening => {
+                    listening = false;
+                    if matches!(reason, Ok(Some(code)) if code == ABANDONED) {
+                        let node = Arc::clone(&self.node);
+                        self.work.spawn(async move {
+                            if let Ok(Ok(answered)) = work.await {
+                                undo(&node, &answered.answer).await;
+                            }
+                        });
+                        return None;
+                    }
+                }
+                result = &mut work => {
+                    return Some(result.unwrap_or_else(|error| {
+                        tracing::error!(%error, "a request panicked");
+                        Err(Refusal::new(RefusalKind::Failed, "the node failed on this request; its log says more"))
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Writes a frame; a peer that is gone or does not read is nobody to tell.
+    async fn reply(&mut self, reply: &Reply) {
+        let _ = timeout(REQUEST, frame::write(&mut self.send, reply, REPLY_CAP)).await;
+    }
+}
+
+/// Takes back what was made for an asker who no longer wants it.
+async fn undo(node: &Node, answer: &Answer) {
+    if let Answer::Created { clone, .. } = answer {
+        tracing::info!(clone = %clone.id, "nobody waits for this clone any more");
+        node.clones.destroy(&clone.id).await;
+    }
+}
+
+/// `spec.md`: SIGTERM lets running requests finish for 10 s.
+const DRAIN: Duration = Duration::from_secs(10);
+const CLOSING: Duration = Duration::from_secs(1);
+/// For a frame of a few kilobytes to come or go.
+const REQUEST: Duration = Duration::from_secs(10);
+/// For the few megabytes of the relay program, over a slow line.
+const BODY: Duration = Duration::from_secs(300);
+const ENROLMENT: Duration = Duration::from_secs(10);
+/// Progress is news only for a moment.
+const STEPS: usize = 8;

@@ -1,0 +1,287 @@
+//! The state directory: who this node is, and that no other process is it.
+//!
+//! ```text
+//! <state-dir>/lock           held by the running node
+//! <state-dir>/port           where it listens, for the commands of this machine
+//! <state-dir>/ca.pem         the cluster's CA, with its key (0600)
+//! <state-dir>/identity.pem   this node's key and certificate (0600)
+//! <state-dir>/invites.json   outstanding invites, by hash (0600)
+//! ```
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
+use tempfile::NamedTempFile;
+use zdap_proto::connect::connect_for_enrol;
+use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
+use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
+use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled, Wanted};
+use zdap_proto::name::NodeName;
+use zdap_proto::token::Token;
+use zdap_proto::transport;
+
+/// The state directory of a running node; locked as long as the value lives.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory if it is not there, for its owner alone, and locks it.
+    pub fn lock(path: &Path) -> anyhow::Result<Self> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.with_context(|| format!("make the state directory `{}`", path.display()))?;
+        let file = path.join("lock");
+        let lock = File::create(&file).with_context(|| format!("open `{}`", file.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another zdapd runs on the state directory `{}`; give this one its own with --state-dir",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("lock `{}`", file.display()))
+            }
+        }
+    }
+
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns where the invites are kept.
+    pub fn invites(&self) -> PathBuf {
+        self.path.join("invites.json")
+    }
+
+    /// Writes down where this node listens, for [`port`].
+    pub fn publish_port(&self, port: u16) -> io::Result<()> {
+        replace(&self.path.join("port"), port.to_string().as_bytes())
+    }
+}
+
+/// Replaces a file whole, for its owner alone: a crash leaves the old one or the new one.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    // A temporary file is made for its owner alone, and goes if it is not kept.
+    let mut fresh = NamedTempFile::new_in(path.parent().unwrap_or_else(|| Path::new(".")))?;
+    fresh.write_all(content)?;
+    fresh.as_file().sync_all()?;
+    fresh.persist(path)?;
+    Ok(())
+}
+
+/// Returns the port that the node on this state directory listens on, if one has run.
+pub fn port(state_dir: &Path) -> anyhow::Result<u16> {
+    let text = std::fs::read_to_string(state_dir.join("port")).with_context(|| {
+        format!(
+            "no node runs on the state directory `{}`; `zdapd serve` starts one",
+            state_dir.display()
+        )
+    })?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("`{}/port` does not hold a port", state_dir.display()))
+}
+
+/// What makes a node one of its cluster.
+#[derive(Debug)]
+pub struct Membership {
+    /// The cluster's CA.
+    pub ca: ClusterCa,
+    /// This node's certificate.
+    pub identity: Identity,
+    /// How it came about.
+    pub origin: Origin,
+}
+
+/// How a node came to its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It founded the cluster just now.
+    Founded,
+    /// It joined the cluster just now.
+    Joined,
+    /// It had been a member before.
+    Known,
+}
+
+/// Loads this node's identity; on an empty state directory founds a cluster, or joins the one of `token`.
+pub async fn membership(
+    state: &StateDir,
+    name: &NodeName,
+    token: Option<&Token>,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Membership> {
+    let path = state.path();
+    if Identity::exists(path) {
+        return known(path, name, token, now);
+    }
+    let (ca, identity, origin) = match token {
+        Some(token) => {
+            let (ca, identity) = join(token, name).await?;
+            (ca, identity, Origin::Joined)
+        }
+        None => {
+            // A crash after the CA was saved and before the identity was: the same cluster goes on.
+            let ca = match ClusterCa::exists(path) {
+                true => ClusterCa::load(path)?,
+                false => ClusterCa::found(now)?,
+            };
+            let identity = ca.identity(&Subject::Node(name.clone()), CERTIFICATE_LIFE, now)?;
+            (ca, identity, Origin::Founded)
+        }
+    };
+    ca.save(path)?;
+    identity.save(path)?;
+    Ok(Membership { ca, identity, origin })
+}
+
+fn known(
+    path: &Path,
+    name: &NodeName,
+    token: Option<&Token>,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Membership> {
+    let ca = ClusterCa::load(path)?;
+    let mut identity = Identity::load(path)?;
+    if let Some(token) = token
+        && token.ca_fingerprint != ca.fingerprint()
+    {
+        bail!(
+            "this node belongs to the cluster `{}` already, and the token is for another; \
+             join with an empty state directory: --state-dir",
+            ca.cluster()
+        );
+    }
+    if identity.subject() != &Subject::Node(name.clone()) {
+        bail!(
+            "the state directory `{}` is that of {}, not of node `{name}`; start with --node-name, or with another --state-dir",
+            path.display(),
+            identity.subject()
+        );
+    }
+    // Renewed at two thirds of its life, as every certificate of the cluster.
+    if identity.expires_at() - now < chrono::TimeDelta::from_std(CERTIFICATE_LIFE / 3)? {
+        identity = ca.identity(identity.subject(), CERTIFICATE_LIFE, now)?;
+        identity.save(path)?;
+    }
+    Ok(Membership {
+        ca,
+        identity,
+        origin: Origin::Known,
+    })
+}
+
+/// Trades a token for a node's certificate and the CA itself.
+async fn join(token: &Token, name: &NodeName) -> anyhow::Result<(ClusterCa, Identity)> {
+    if !token.for_node {
+        bail!("the token is for a user; `zdapd token node` on a node of the cluster makes one for a node");
+    }
+    let keypair = Keypair::generate()?;
+    let request = EnrolRequest {
+        secret: token.secret.to_vec(),
+        public_key: keypair.public_key(),
+        wanted: Wanted::Node { name: name.clone() },
+    };
+    let endpoint = transport::client_endpoint()?;
+    let connection = connect_for_enrol(&endpoint, token).await?;
+    let (mut send, mut receive) = connection.open_bi().await.context("enrol")?;
+    frame::write(&mut send, &request, REQUEST_CAP)
+        .await
+        .context("enrol")?;
+    let reply = frame::read(&mut receive, REPLY_CAP).await.context("enrol")?;
+    transport::Close::Done.connection(&connection, "enrolled");
+    endpoint.wait_idle().await;
+    match reply {
+        EnrolReply::Enrolled(Enrolled {
+            certificate,
+            ca_key: Some(key),
+            ..
+        }) => {
+            let ca = ClusterCa::from_parts(certificate.ca.clone(), key)?;
+            Ok((ca, Identity::new(keypair, &certificate)?))
+        }
+        EnrolReply::Enrolled(_) => bail!("the cluster did not hand over its CA"),
+        EnrolReply::Refused(refusal) => match refusal.hint {
+            Some(hint) => bail!("{}; {hint}", refusal.message),
+            None => bail!("{}", refusal.message),
+        },
+    }
+}
+
+/// Certificates of nodes, users and relays: long enough for a laptop to be away for a season.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> NodeName {
+        "a".parse().unwrap()
+    }
+
+    #[test]
+    fn a_second_node_on_the_same_state_directory_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = StateDir::lock(directory.path()).unwrap();
+        let error = StateDir::lock(directory.path()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("another zdapd runs on the state directory"),
+            "{error}"
+        );
+        drop(first);
+        StateDir::lock(directory.path()).expect("the first has gone");
+    }
+
+    #[tokio::test]
+    async fn an_empty_state_directory_founds_a_cluster_and_the_next_start_is_the_same_member() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::lock(directory.path()).unwrap();
+        let now = Utc::now();
+        let founded = membership(&state, &name(), None, now).await.unwrap();
+        assert_eq!(founded.origin, Origin::Founded);
+        let known = membership(&state, &name(), None, now).await.unwrap();
+        assert_eq!(known.origin, Origin::Known);
+        assert_eq!(known.identity.peer(), founded.identity.peer());
+    }
+
+    #[tokio::test]
+    async fn a_node_renews_its_own_certificate_when_a_third_of_its_life_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::lock(directory.path()).unwrap();
+        let now = Utc::now();
+        let founded = membership(&state, &name(), None, now).await.unwrap();
+        let later = membership(&state, &name(), None, now + chrono::TimeDelta::days(61))
+            .await
+            .unwrap();
+        assert!(later.identity.expires_at() > founded.identity.expires_at());
+    }
+
+    #[tokio::test]
+    async fn a_state_directory_does_not_serve_under_another_name_or_cluster() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::lock(directory.path()).unwrap();
+        membership(&state, &name(), None, Utc::now()).await.unwrap();
+        let error = membership(&state, &"b".parse().unwrap(), None, Utc::now())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("not of node `b`"), "{error}");
+        let other = Token::new(vec!["127.0.0.1:1".to_owned()], [7; 32], true);
+        let error = membership(&state, &name(), Some(&other), Utc::now())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("the token is for another"), "{error}");
+    }
+}

@@ -1,0 +1,127 @@
+//! The owner's end of a tunnel: may this identity reach this clone? Then dial its database and splice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{RecvStream, SendStream};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
+use zdap_proto::identity::{Peer, Subject};
+use zdap_proto::message::{CloneRecord, CloneState, TunnelHello, TunnelReply};
+use zdap_proto::name::CloneId;
+use zdap_proto::refusal::{Refusal, RefusalKind};
+use zdap_proto::splice::splice;
+
+use crate::clones::Clones;
+use crate::runtime::Address;
+
+/// Serves one tunnel stream to its end.
+pub async fn serve(clones: Arc<Clones>, peer: Peer, mut send: SendStream, mut receive: RecvStream) {
+    let Ok(Ok(hello)) = timeout(HELLO, frame::read::<TunnelHello, _>(&mut receive, REQUEST_CAP)).await else {
+        // It said nothing that could be answered.
+        return;
+    };
+    let opened = open(&clones, &peer, &hello.clone).await;
+    let reply = match &opened {
+        Ok(_) => TunnelReply::Open,
+        Err(refusal) => TunnelReply::Refused(refusal.clone()),
+    };
+    let said = frame::write(&mut send, &reply, REPLY_CAP).await;
+    match (opened, said) {
+        (Ok(database), Ok(())) => {
+            let ended = match database {
+                Database::Tcp(stream) => splice(stream, send, receive).await,
+                Database::Unix(stream) => splice(stream, send, receive).await,
+            };
+            tracing::debug!(clone = %hello.clone, ?ended, "tunnel stream ended");
+        }
+        (Err(refusal), Ok(())) => {
+            tracing::info!(clone = %hello.clone, peer = %peer.subject, reason = %refusal, "tunnel refused");
+            // The reply is delivered even though the stream is dropped: it is finished first.
+            let _ = send.finish();
+            let _ = timeout(HELLO, send.stopped()).await;
+        }
+        (_, Err(_)) => {}
+    }
+}
+
+/// Says whether `subject` may reach the database of a clone: its owner, the relay made for it, admins and nodes.
+pub fn may_reach(subject: &Subject, record: &CloneRecord) -> bool {
+    match subject {
+        Subject::Node(_) | Subject::Admin(_) => true,
+        Subject::User(user) => user == &record.owner,
+        Subject::Relay { owner, clone } => clone == &record.id && owner == &record.owner,
+    }
+}
+
+async fn open(clones: &Clones, peer: &Peer, id: &CloneId) -> Result<Database, Refusal> {
+    // Whether a clone exists is told to those only who may reach it.
+    let may = |record: &CloneRecord| may_reach(&peer.subject, record);
+    let record = match clones.find(id) {
+        Some(record) if may(&record) => record,
+        None if peer.subject.is_admin() || owns_by_name(&peer.subject, id) => return Err(gone(id)),
+        Some(_) | None => return Err(not_yours(&peer.subject, id)),
+    };
+    match (record.state, clones.address(id)) {
+        (CloneState::Ready, Some(address)) => dial(&address, id).await,
+        (CloneState::Ready | CloneState::Creating, _) => Err(Refusal::new(
+            RefusalKind::Unavailable,
+            format!("the database of `{id}` is being started"),
+        )),
+        (CloneState::Destroying, _) => Err(gone(id)),
+    }
+}
+
+/// A relay's certificate names its clone, so it may know that the clone is gone.
+fn owns_by_name(subject: &Subject, id: &CloneId) -> bool {
+    matches!(subject, Subject::Relay { clone, .. } if clone == id)
+}
+
+async fn dial(address: &Address, id: &CloneId) -> Result<Database, Refusal> {
+    let connected = timeout(DIAL, async {
+        match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Database::Tcp(stream))
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Database::Unix),
+        }
+    });
+    match connected.await {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) => Err(Refusal::new(
+            RefusalKind::Unavailable,
+            format!("the database of `{id}` cannot be reached: {error}"),
+        )),
+        Err(_) => Err(Refusal::new(
+            RefusalKind::Timeout,
+            format!("the database of `{id}` does not accept connections"),
+        )),
+    }
+}
+
+fn gone(id: &CloneId) -> Refusal {
+    Refusal::new(
+        RefusalKind::NotFound,
+        format!("there is no clone `{id}` any more"),
+    )
+    .with_hint("`zdap list clones` shows yours")
+}
+
+/// Refuses what belongs to somebody else, or to nobody, in the same words.
+pub fn not_yours(subject: &Subject, id: &CloneId) -> Refusal {
+    Refusal::new(RefusalKind::Forbidden, format!("{subject} has no clone `{id}`"))
+        .with_hint("`zdap list clones` shows yours")
+}
+
+enum Database {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The hello is sent with the stream's first packet.
+const HELLO: Duration = Duration::from_secs(10);
+/// The database is on this machine.
+const DIAL: Duration = Duration::from_secs(5);
