@@ -1,1 +1,83 @@
+//! `zdap`: a private copy of a database in a compose project, a moment after it is asked for.
+//!
+//! # Map
+//! - [`cli`]: what can be typed; [`words`]: the words of a command, in any order
+//! - [`commands`]: one function a command, each reads from top to bottom
+//! - [`context`]: what every command is given, and what ends it early
+//! - [`origin`]: the ways to the nodes; [`node`]: what one node can be asked
+//! - [`settings`]: what is remembered on this machine
+//! - [`project`]: the compose project that a command runs in; [`compose`]: its files, text in and text out
+//! - [`engine`]: the Docker engine of this machine, for the relay's image
+//! - [`output`]: all that is printed; [`error`]: how a command fails
+//! - [`complete`]: completion in the shell, by asking the nodes
+
+pub mod cli;
+pub mod commands;
+pub mod complete;
 pub mod compose;
+pub mod context;
+pub mod engine;
+pub mod error;
+pub mod node;
+pub mod origin;
+pub mod output;
+pub mod project;
+pub mod settings;
+pub mod words;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::Cli;
+use crate::context::Context;
+use crate::error::Failure;
+use crate::output::Output;
+use crate::settings::Home;
+
+/// The version of this program, and of the relay that goes with it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs the command that the program was called with.
+pub fn main() -> ExitCode {
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
+    let cli = Cli::parse();
+    log_to_stderr(&cli);
+    let output = Output::new(cli.global.json, cli.global.quiet, cli.global.verbose > 0);
+    match start(cli, &output) {
+        Ok(code) => code,
+        Err(failure) => output.failure(&failure),
+    }
+}
+
+fn start(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
+    let home = Home::find(|name| std::env::var_os(name))?;
+    // Two threads: one for the command, one that keeps the connections going beside it.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::caused("cannot start", &error))?;
+    runtime.block_on(async {
+        let context = Context::new(home, output, cli.global.timeout)?;
+        let result = commands::run(&context, cli.command).await;
+        context.farewell(result.is_ok()).await;
+        result
+    })
+}
+
+fn log_to_stderr(cli: &Cli) {
+    let level = match (cli.global.quiet, cli.global.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "warn,zdap=debug,zdap_proto=debug",
+        (false, _) => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ZDAP_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}

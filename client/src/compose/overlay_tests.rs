@@ -10,6 +10,7 @@ fn relay(service: &str) -> RelayService {
         service: service.to_owned(),
         image: "zdap/zdap-proxyd:0.1.0".to_owned(),
         listen_port: 5432,
+        published_port: None,
         resource: service.to_owned(),
         clone: format!("{service}-7f3a"),
         node: "node-a".to_owned(),

@@ -10,6 +10,8 @@ pub struct RelayService {
     pub image: String,
     /// The port that the original's `ports` publishes, inside the container.
     pub listen_port: u16,
+    /// The port of this machine to publish it at, instead of what the original's `ports` say.
+    pub published_port: Option<u16>,
     pub resource: String,
     pub clone: String,
     pub node: String,
@@ -114,6 +116,10 @@ impl RelayService {
                 ]),
             ),
         ];
+        if let Some(port) = self.published_port {
+            let published = format!("{port}:{}", self.listen_port);
+            attributes.push(("ports", replaced(Value::List(vec![text(&published)]))));
+        }
         if !self.extra_hosts.is_empty() {
             attributes.push((
                 "extra_hosts",

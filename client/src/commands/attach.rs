@@ -1,0 +1,347 @@
+//! `zdap attach`: a clone in the place of a compose service.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use zdap_proto::identity::{Identity, Keypair};
+use zdap_proto::message::{CloneView, Stages};
+use zdap_proto::name::{CloneId, ResourceName};
+
+use super::{newest_clone, relay_image};
+use crate::cli::Attach;
+use crate::compose::{self, ComposeError, ComposeService, RelayService};
+use crate::context::Context;
+use crate::engine;
+use crate::error::Failure;
+use crate::node::{Created, Node};
+use crate::project::Project;
+use crate::words::Words;
+
+/// What was attached; part of the contract.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    clone: &'a CloneView,
+    r#override: String,
+    stages: &'a Stages,
+}
+
+/// Attaches, or leaves everything as it was.
+pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(), Failure> {
+    let words = Words::parse(&arguments.words)?;
+    let resource: ResourceName = words.subject()?.parse()?;
+    let project = context.project()?;
+    let before = Before::look(context, &project, &resource, arguments)?;
+    let made = Made::default();
+    let attaching = attach(context, arguments, &words, &resource, &project, before, &made);
+    let created = match context.until_stopped(attaching).await {
+        Ok(created) => created,
+        Err(failure) => {
+            made.undo(context, &project, &resource).await;
+            return Err(failure);
+        }
+    };
+    let clone = &created.clone;
+    let line = format!("{resource} attached: {} on {}", clone.id, clone.node);
+    let document = Document {
+        clone,
+        r#override: project.r#override.display().to_string(),
+        stages: &created.stages,
+    };
+    context.output.data(&line, &document)
+}
+
+async fn attach(
+    context: &Context<'_>,
+    arguments: &Attach,
+    words: &Words,
+    resource: &ResourceName,
+    project: &Project,
+    before: Before,
+    made: &Made,
+) -> Result<Created, Failure> {
+    let output = context.output;
+    let origins = context.origins()?;
+    output.doing(format!("finding a node for `{resource}`"));
+    let (mut node, existing) = match arguments.new {
+        true => (
+            origins.choose(words.pin.as_ref(), resource, words.time).await?,
+            None,
+        ),
+        false => {
+            let found = newest_clone(context, &origins, words).await?;
+            (found.node, Some(found.clone))
+        }
+    };
+
+    // Beside the clone, over the same connection.
+    let relay_node = node.clone();
+    let image = async { Ok(relay_image::ensure(context, &relay_node).await) };
+    let clone = async {
+        let created = match existing {
+            Some(clone) => Created {
+                clone,
+                stages: Stages::default(),
+            },
+            None => {
+                output.doing(format!("cloning `{resource}` on {}", node.address()));
+                let progress = |step: zdap_proto::message::Progress| output.doing(step.stage);
+                let created = node.create_clone(resource, words.time, progress).await?;
+                made.note_clone(&node, &created.clone.id);
+                created
+            }
+        };
+        let keypair = Keypair::generate()?;
+        let public_key = keypair.public_key();
+        let (certificate, status) = tokio::try_join!(
+            node.relay_certificate(&created.clone.id, public_key),
+            node.status()
+        )?;
+        let identity = Identity::new(keypair, &certificate)?;
+        Ok::<_, Failure>((created, identity, status))
+    };
+    let (image, (created, identity, status)) = tokio::try_join!(image, clone)?;
+
+    made.note_identity(project.identity(resource));
+    project.keep_identity(resource, &identity)?;
+    let mut ways = origins.addresses_for(&node);
+    ways.insert(1, status.address);
+    let (servers, extra_hosts) = servers_for_relay(&ways);
+    let relay = RelayService {
+        clone: created.clone.id.to_string(),
+        node: created.clone.node.to_string(),
+        owner: created.clone.owner.to_string(),
+        servers,
+        extra_hosts,
+        start_interval: image.start_interval,
+        ..before.relay
+    };
+    compose::edit(&project.r#override, |text| {
+        compose::attach(text, &relay, arguments.force)
+    })?;
+    if let Some(replaced) = before.replaced {
+        output.say(&format!(
+            "clone {replaced}, which it replaces, is still there; `zdap destroy {replaced}` gives it back"
+        ));
+    }
+    Ok(created)
+}
+
+/// What the project says before anything is made.
+struct Before {
+    /// The relay, as far as it is known without a clone.
+    relay: RelayService,
+    /// The clone that `--force` puts aside.
+    replaced: Option<String>,
+}
+
+impl Before {
+    /// Makes sure that the clone will have a place in the project.
+    fn look(
+        context: &Context<'_>,
+        project: &Project,
+        resource: &ResourceName,
+        arguments: &Attach,
+    ) -> Result<Self, Failure> {
+        let in_file = |path: &std::path::Path, source| ComposeError::InFile {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        let text = compose::read(&project.compose)?;
+        let service = match compose::service(&text, resource.as_str(), &project.environment()) {
+            Ok(service) => service,
+            Err(ComposeError::NoService { .. }) if arguments.force => ComposeService {
+                name: resource.to_string(),
+                container_port: POSTGRES,
+                warnings: Vec::new(),
+            },
+            Err(error) => return Err(in_file(&project.compose, error).into()),
+        };
+        for warning in &service.warnings {
+            context
+                .output
+                .warn(&format!("{}: {warning}", project.compose.display()));
+        }
+        let relay = RelayService {
+            service: service.name,
+            image: engine::relay_image(),
+            listen_port: service.container_port,
+            published_port: arguments.port,
+            resource: resource.to_string(),
+            clone: String::new(),
+            node: String::new(),
+            owner: String::new(),
+            servers: Vec::new(),
+            identity_dir: Project::identity_mount(resource),
+            user: Some(own_user()),
+            extra_hosts: Vec::new(),
+            start_interval: false,
+        };
+        let text = project.override_text()?;
+        compose::attach(&text, &relay, arguments.force)
+            .map_err(|error| in_file(&project.r#override, error))?;
+        let mut attached = project.attached()?.into_iter();
+        let replaced = attached.find(|attached| attached.service == resource.as_str());
+        Ok(Self {
+            relay,
+            replaced: replaced.map(|attached| attached.clone),
+        })
+    }
+}
+
+/// What has been made so far, to be undone when the rest fails.
+#[derive(Debug, Default)]
+struct Made(Mutex<Things>);
+
+#[derive(Debug, Default)]
+struct Things {
+    clone: Option<(Node, CloneId)>,
+    /// Some: an identity was written, in the place of the inner one.
+    identity: Option<Option<Identity>>,
+}
+
+impl Made {
+    fn note_clone(&self, node: &Node, clone: &CloneId) {
+        self.things().clone = Some((node.clone(), clone.clone()));
+    }
+
+    fn note_identity(&self, earlier: Option<Identity>) {
+        self.things().identity = Some(earlier);
+    }
+
+    fn things(&self) -> std::sync::MutexGuard<'_, Things> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back the clone and what was written. What cannot be undone is said.
+    async fn undo(self, context: &Context<'_>, project: &Project, resource: &ResourceName) {
+        let things = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let undone = match things.identity {
+            Some(Some(earlier)) => project.keep_identity(resource, &earlier),
+            Some(None) => project.remove_identity(resource),
+            None => Ok(()),
+        };
+        if let Err(error) = undone {
+            context.output.warn(&crate::error::chain(&error));
+        }
+        let Some((node, clone)) = things.clone else {
+            return;
+        };
+        context.output.doing(format!("giving back {clone}"));
+        let destroyed = tokio::time::timeout(UNDO_DEADLINE, node.destroy(&clone)).await;
+        let reason = match destroyed {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => crate::error::chain(&error),
+            Err(_) => format!(
+                "no answer from {} within {} s",
+                node.address(),
+                UNDO_DEADLINE.as_secs()
+            ),
+        };
+        context.output.warn(&format!(
+            "clone {clone} could not be given back ({reason}); later: `zdap destroy {clone}`"
+        ));
+    }
+}
+
+/// Returns the addresses as the relay can use them from inside its container, and the host names it needs for that: the
+/// loopback address is this machine's for us and the container's own for the relay.
+pub(super) fn servers_for_relay(addresses: &[String]) -> (Vec<String>, Vec<String>) {
+    let mut servers: Vec<String> = Vec::new();
+    let mut extra_hosts = Vec::new();
+    for address in addresses {
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+        let server = match is_this_machine(host) {
+            true => format!("{HOST}:{port}"),
+            false => address.clone(),
+        };
+        if is_this_machine(host) && extra_hosts.is_empty() {
+            extra_hosts.push(format!("{HOST}:host-gateway"));
+        }
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    (servers, extra_hosts)
+}
+
+/// Returns who the relay runs as, `uid:gid`: only we can read the identity.
+pub(super) fn own_user() -> String {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    format!("{}:{}", user.as_raw(), group.as_raw())
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback() || ip.is_unspecified(),
+        Err(_) => bare.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// The name that Docker gives this machine inside containers.
+const HOST: &str = "host.docker.internal";
+/// Where Postgres listens when nobody says otherwise.
+const POSTGRES: u16 = 5432;
+/// Somebody who has pressed Ctrl-C does not wait for long.
+const UNDO_DEADLINE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::tests::clone_view;
+
+    fn servers(addresses: &[&str]) -> (Vec<String>, Vec<String>) {
+        let addresses: Vec<String> = addresses.iter().map(|&address| address.to_owned()).collect();
+        servers_for_relay(&addresses)
+    }
+
+    #[test]
+    fn a_relay_is_given_every_address_once_as_it_can_use_it() {
+        assert_eq!(
+            servers(&["10.0.0.1:43210", "10.0.0.1:43210", "db2:43210"]),
+            (vec!["10.0.0.1:43210".to_owned(), "db2:43210".to_owned()], vec![])
+        );
+    }
+
+    #[test]
+    fn the_loopback_address_is_the_machine_as_seen_from_a_container() {
+        for loopback in [
+            "127.0.0.1:4000",
+            "[::1]:4000",
+            "localhost:4000",
+            "0.0.0.0:4000",
+            "127.1.2.3:4000",
+        ] {
+            assert_eq!(
+                servers(&[loopback, "127.0.0.1:4000"]),
+                (
+                    vec!["host.docker.internal:4000".to_owned()],
+                    vec!["host.docker.internal:host-gateway".to_owned()]
+                ),
+                "{loopback}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_json_of_attach_is_the_clone_the_override_and_the_stages() {
+        let clone = clone_view("orders-k3v9x2mq", "2026-11-22T13:39:25Z", "2026-11-22T04:00:00Z");
+        let stages = Stages {
+            storage_ms: 12.5,
+            total_ms: 12.5,
+            ..Stages::default()
+        };
+        let document = Document {
+            clone: &clone,
+            r#override: "./docker-compose.override.yml".to_owned(),
+            stages: &stages,
+        };
+        assert_eq!(
+            serde_json::to_string(&document).unwrap(),
+            r#"{"id":"orders-k3v9x2mq","resource":"orders","node":"db1","owner":"ada@laptop","snapshot":"2026-11-22T04:00:00Z","created_at":"2026-11-22T13:39:25Z","state":"ready","pooled":false,"expires_at":null,"override":"./docker-compose.override.yml","stages":{"place_ms":0.0,"reserve_ms":0.0,"storage_ms":12.5,"start_ms":0.0,"ready_ms":0.0,"total_ms":12.5}}"#
+        );
+    }
+}

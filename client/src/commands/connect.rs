@@ -1,0 +1,112 @@
+//! `zdap connect`: the relay in the foreground, without Docker.
+
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+use tokio::net::TcpListener;
+use zdap_proto::message::CloneView;
+use zdap_proto::tunnel::Tunnel;
+
+use super::{Found, newest_clone};
+use crate::cli::Connect;
+use crate::context::Context;
+use crate::error::{Failure, Kind, chain};
+use crate::origin::Origins;
+use crate::words::Words;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    url: &'a str,
+    host: String,
+    port: u16,
+    clone: &'a CloneView,
+}
+
+/// Serves the clone on this machine until Ctrl-C.
+pub(super) async fn run(context: &Context<'_>, arguments: &Connect) -> Result<(), Failure> {
+    let words = Words::parse(&arguments.words)?;
+    let served = context
+        .until_stopped(serve(context, &words, arguments.port))
+        .await;
+    match served {
+        // This is how it ends.
+        Err(failure) if failure.kind == Kind::Interrupted => Ok(()),
+        result => result,
+    }
+}
+
+async fn serve(context: &Context<'_>, words: &Words, port: u16) -> Result<(), Failure> {
+    let listener = listen(port).await?;
+    let port = local_port(&listener)?;
+    let origins = context.origins()?;
+    let found = newest_clone(context, &origins, words).await?;
+    let tunnel = tunnel(context, &origins, &found)?;
+    let url = format!("postgres://{}:{port}", Ipv4Addr::LOCALHOST);
+    let document = Document {
+        url: &url,
+        host: Ipv4Addr::LOCALHOST.to_string(),
+        port,
+        clone: &found.clone,
+    };
+    context.output.data(&url, &document)?;
+    context.output.say(&format!(
+        "{} on {}; Ctrl-C ends it",
+        found.clone.id, found.clone.node
+    ));
+    let check = async {
+        if let Err(error) = tunnel.probe().await {
+            context.output.warn(&chain(&error));
+        }
+    };
+    tokio::join!(tunnel.serve(listener, std::future::pending()), check);
+    Ok(())
+}
+
+/// Listens on 127.0.0.1.
+pub(super) async fn listen(port: u16) -> Result<TcpListener, Failure> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .await
+        .map_err(|error| {
+            let failure = Failure::caused(&format!("cannot listen on 127.0.0.1:{port}"), &error);
+            match error.kind() == std::io::ErrorKind::AddrInUse {
+                true => failure.hinted("`--port 0` picks a free port"),
+                false => failure,
+            }
+        })
+}
+
+pub(super) fn local_port(listener: &TcpListener) -> Result<u16, Failure> {
+    let address = listener.local_addr();
+    let address = address.map_err(|error| Failure::caused("cannot tell the port", &error))?;
+    Ok(address.port())
+}
+
+/// Opens the way to a clone, through its node or any other of the cluster.
+pub(super) fn tunnel(context: &Context<'_>, origins: &Origins, found: &Found) -> Result<Tunnel, Failure> {
+    Ok(Tunnel::new(
+        context.endpoint()?,
+        found.node.identity().clone(),
+        origins.addresses_for(&found.node),
+        found.clone.id.clone(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named_with_the_way_out() {
+        let taken = listen(0).await.unwrap();
+        let port = local_port(&taken).unwrap();
+        let failure = listen(port).await.unwrap_err();
+        assert!(
+            failure
+                .message
+                .starts_with(&format!("cannot listen on 127.0.0.1:{port}: ")),
+            "{}",
+            failure.message
+        );
+        assert_eq!(failure.hint.as_deref(), Some("`--port 0` picks a free port"));
+    }
+}

@@ -1,0 +1,41 @@
+//! `zdap clone`: a clone that is attached to nothing.
+
+use serde::Serialize;
+use zdap_proto::message::{CloneView, Stages};
+use zdap_proto::name::ResourceName;
+
+use crate::cli::CloneArguments;
+use crate::context::Context;
+use crate::error::Failure;
+use crate::words::Words;
+
+/// The clone and where the time went.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    clone: &'a CloneView,
+    stages: &'a Stages,
+}
+
+/// Makes a clone and prints its id.
+pub(super) async fn run(context: &Context<'_>, arguments: &CloneArguments) -> Result<(), Failure> {
+    let words = Words::parse(&arguments.words)?;
+    let resource: ResourceName = words.subject()?.parse()?;
+    let output = context.output;
+    let origins = context.origins()?;
+    output.doing(format!("finding a node for `{resource}`"));
+    let mut node = origins.choose(words.pin.as_ref(), &resource, words.time).await?;
+    output.doing(format!("cloning `{resource}` on {}", node.address()));
+    let progress = |step: zdap_proto::message::Progress| output.doing(step.stage);
+    let created = node.create_clone(&resource, words.time, progress).await?;
+    let clone = &created.clone;
+    output.say(&format!(
+        "attach it with `zdap attach --new=false @{} {resource} {}`",
+        clone.node, clone.snapshot
+    ));
+    let document = Document {
+        clone,
+        stages: &created.stages,
+    };
+    output.data(clone.id.as_str(), &document)
+}

@@ -1,0 +1,269 @@
+//! `zdap list resources|snaps|clones`: what the nodes have, as a tree, as YAML, or as JSON.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use indicatif::BinaryBytes;
+use serde::Serialize;
+use zdap_proto::message::{CloneState, CloneView, ResourceView, SnapshotView};
+use zdap_proto::name::ResourceName;
+
+use super::tree::Tree;
+use super::{Found, find_clones, tell_silent};
+use crate::cli::{Format, ListArguments};
+use crate::compose::{self, RelayService};
+use crate::context::Context;
+use crate::engine::relay_image;
+use crate::error::Failure;
+use crate::node::Node;
+use crate::origin::Gathered;
+use crate::project::Project;
+use crate::words::Words;
+
+/// Lists what can be cloned.
+pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
+    let words = Words::parse(&arguments.words)?;
+    let mut scope = Scope::new(context, arguments, &words)?;
+    context.output.doing("asking the nodes for their resources");
+    let gathered = context.origins()?;
+    let gathered = gathered.gather(words.pin.as_ref(), async |node: &Node| node.resources().await);
+    let mut views: Vec<ResourceView> = answers(context, gathered.await?);
+    views.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
+    views.dedup_by(|a, b| (&a.node, &a.name) == (&b.node, &b.name));
+    views.retain(|view| scope.has(&view.name, None));
+    scope.tell_hidden(context);
+    show(context, arguments.format, &views, |view| {
+        let alias = view.alias.as_ref().map(|alias| format!(" ({alias})"));
+        let newest = match view.snapshots.as_slice() {
+            [] => "no snapshot yet".to_owned(),
+            [only] => format!("{only}"),
+            [newest, older @ ..] => format!("{newest} and {} older", older.len()),
+        };
+        vec![
+            view.node.to_string(),
+            format!("{}{}  {}", view.name, alias.unwrap_or_default(), view.image),
+            newest,
+        ]
+    })
+}
+
+/// Lists the snapshots.
+pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
+    let words = Words::parse(&arguments.words)?;
+    let mut scope = Scope::new(context, arguments, &words)?;
+    context.output.doing("asking the nodes for their snapshots");
+    let origins = context.origins()?;
+    let resource: Option<ResourceName> = words.subject.as_deref().map(str::parse).transpose()?;
+    let gathered = origins.gather(words.pin.as_ref(), async |node: &Node| {
+        node.snapshots(resource.clone()).await
+    });
+    let mut views: Vec<SnapshotView> = answers(context, gathered.await?);
+    let key = |view: &SnapshotView| {
+        let newest_first = Reverse(view.taken_at);
+        (view.node.clone(), view.resource.clone(), newest_first)
+    };
+    views.sort_by_key(key);
+    views.dedup_by_key(|view| key(view));
+    views.retain(|view| {
+        let is_time = words.time.is_none_or(|time| time == view.taken_at);
+        is_time && scope.has(&view.resource, None)
+    });
+    scope.tell_hidden(context);
+    show(context, arguments.format, &views, |view| {
+        let clones = match view.clones {
+            0 => String::new(),
+            1 => ", 1 clone".to_owned(),
+            clones => format!(", {clones} clones"),
+        };
+        vec![
+            view.node.to_string(),
+            view.resource.to_string(),
+            format!("{}  {}{clones}", view.taken_at, BinaryBytes(view.size_bytes)),
+        ]
+    })
+}
+
+/// Lists our clones.
+pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
+    let words = Words::parse(&arguments.words)?;
+    let mut scope = Scope::new(context, arguments, &words)?;
+    context.output.doing("asking the nodes for your clones");
+    let (mut found, silent) = find_clones(&context.origins()?, &words).await?;
+    tell_silent(context.output, &silent);
+    found.retain(|found| scope.has(&found.clone.resource, Some(&found.clone)));
+    found.sort_by(|a, b| {
+        let key = |found: &Found| {
+            let newest_first = Reverse((found.clone.snapshot, found.clone.created_at));
+            (
+                found.clone.node.clone(),
+                found.clone.resource.clone(),
+                newest_first,
+            )
+        };
+        key(a).cmp(&key(b))
+    });
+    scope.tell_hidden(context);
+    if arguments.format == Format::Yaml && !context.output.is_json() {
+        return context.output.data(&as_services(&scope, &found)?, &());
+    }
+    let views: Vec<&CloneView> = found.iter().map(|found| &found.clone).collect();
+    show(context, arguments.format, &views, |view| {
+        let attached = match scope.attached.contains(view.id.as_str()) {
+            true => ", attached here",
+            false => "",
+        };
+        let state = match view.state {
+            CloneState::Ready => "",
+            CloneState::Creating => ", still being made",
+            CloneState::Destroying => ", on its way out",
+        };
+        vec![
+            view.node.to_string(),
+            view.resource.to_string(),
+            view.snapshot.to_string(),
+            format!(
+                "{}  made {}{state}{attached}",
+                view.id,
+                view.created_at.format("%Y-%m-%dT%H:%M:%SZ")
+            ),
+        ]
+    })
+}
+
+/// Which resources are shown: the named one, else those of the compose file, if there is one.
+struct Scope {
+    project: Option<Project>,
+    services: Option<BTreeSet<String>>,
+    attached: BTreeSet<String>,
+    attached_resources: BTreeSet<String>,
+    only_attached: bool,
+    subject: Option<String>,
+    hidden: BTreeSet<String>,
+}
+
+impl Scope {
+    fn new(context: &Context<'_>, arguments: &ListArguments, words: &Words) -> Result<Self, Failure> {
+        let project = match context.project() {
+            Ok(project) => Some(project),
+            Err(failure) if arguments.attached => return Err(failure),
+            Err(_) => None,
+        };
+        let attached = match &project {
+            Some(project) => project.attached()?,
+            None => Vec::new(),
+        };
+        let services = match &project {
+            Some(project) if !arguments.all && words.subject.is_none() => Some(project.services()?),
+            Some(_) | None => None,
+        };
+        Ok(Self {
+            project,
+            services: services.map(BTreeSet::from_iter),
+            attached: attached.iter().map(|attached| attached.clone.clone()).collect(),
+            attached_resources: attached
+                .iter()
+                .map(|attached| attached.resource.clone())
+                .collect(),
+            only_attached: arguments.attached,
+            subject: words.subject.clone(),
+            hidden: BTreeSet::new(),
+        })
+    }
+
+    fn has(&mut self, resource: &ResourceName, clone: Option<&CloneView>) -> bool {
+        let is_subject = match (&self.subject, clone) {
+            (Some(subject), Some(clone)) => subject == clone.id.as_str() || subject == resource.as_str(),
+            (Some(subject), None) => subject == resource.as_str(),
+            (None, _) => true,
+        };
+        let is_attached = match clone {
+            Some(clone) => self.attached.contains(clone.id.as_str()),
+            None => self.attached_resources.contains(resource.as_str()),
+        };
+        if !is_subject || (self.only_attached && !is_attached) {
+            return false;
+        }
+        let is_service = |services: &BTreeSet<String>| services.contains(resource.as_str());
+        let shown = is_attached || self.services.as_ref().is_none_or(is_service);
+        if !shown {
+            self.hidden.insert(resource.to_string());
+        }
+        shown
+    }
+
+    fn tell_hidden(&self, context: &Context<'_>) {
+        if !self.hidden.is_empty() {
+            let names: Vec<&str> = self.hidden.iter().map(String::as_str).collect();
+            context.output.say(&format!(
+                "not services of this project: {}; `--all` shows them too",
+                names.join(", ")
+            ));
+        }
+    }
+}
+
+fn answers<T>(context: &Context<'_>, gathered: Gathered<Vec<T>>) -> Vec<T> {
+    tell_silent(context.output, &gathered.silent);
+    gathered
+        .answers
+        .into_iter()
+        .flat_map(|(_, views)| views)
+        .collect()
+}
+
+fn show<T: Serialize>(
+    context: &Context<'_>,
+    format: Format,
+    views: &[T],
+    row: impl Fn(&T) -> Vec<String>,
+) -> Result<(), Failure> {
+    match (context.output.is_json(), format) {
+        (true, _) | (false, Format::Json) => context.output.document(&views),
+        (false, Format::Yaml) => {
+            let text = serde_yaml::to_string(views)
+                .map_err(|error| Failure::caused("cannot write as YAML", &error))?;
+            context.output.data(&text, &())
+        }
+        (false, Format::Tree) => {
+            let text = Tree::of_rows(views.iter().map(row)).to_string();
+            context.output.data(&text, &())
+        }
+    }
+}
+
+/// The clones as the compose services that `zdap attach --new=false` would write.
+fn as_services(scope: &Scope, found: &[Found]) -> Result<String, Failure> {
+    let compose_text = match &scope.project {
+        Some(project) => compose::read(&project.compose)?,
+        None => String::new(),
+    };
+    let mut text = String::new();
+    for Found { node, clone } in found {
+        let environment = scope.project.as_ref().map(Project::environment);
+        let variable = |name: &str| environment.as_ref().and_then(|environment| environment(name));
+        let service = compose::service(&compose_text, clone.resource.as_str(), &variable);
+        let (servers, extra_hosts) = super::attach::servers_for_relay(&[node.address().to_owned()]);
+        let relay = RelayService {
+            service: clone.resource.to_string(),
+            image: relay_image(),
+            listen_port: service.map_or(5432, |service| service.container_port),
+            published_port: None,
+            resource: clone.resource.to_string(),
+            clone: clone.id.to_string(),
+            node: clone.node.to_string(),
+            owner: clone.owner.to_string(),
+            servers,
+            identity_dir: Project::identity_mount(&clone.resource),
+            user: Some(super::attach::own_user()),
+            extra_hosts,
+            start_interval: false,
+        };
+        // The newest of a resource's clones comes first and is the one to have.
+        text = match compose::attach(&text, &relay, false) {
+            Ok(text) => text,
+            Err(compose::ComposeError::AlreadyAttached { .. }) => text,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(text)
+}

@@ -1,0 +1,184 @@
+//! What every command is given, and what ends it early: Ctrl-C, a signal, `--timeout`.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use quinn::Endpoint;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use zdap_proto::transport::{Close, client_endpoint};
+
+use crate::error::{Failure, Kind};
+use crate::origin::Origins;
+use crate::output::Output;
+use crate::project::Project;
+use crate::settings::Home;
+
+/// What every command is given.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Where settings are.
+    pub home: Home,
+    /// Where words go.
+    pub output: &'a Output,
+    endpoint: OnceLock<Endpoint>,
+    signals: watch::Receiver<Option<Signal>>,
+    deadline: Option<(Duration, Instant)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Interrupt,
+    Terminate,
+}
+
+impl<'a> Context<'a> {
+    /// Begins to listen for signals and to count the time. Inside a Tokio runtime.
+    pub fn new(home: Home, output: &'a Output, timeout: Option<Duration>) -> Result<Self, Failure> {
+        Ok(Self {
+            home,
+            output,
+            endpoint: OnceLock::new(),
+            signals: listen()?,
+            deadline: timeout.map(|timeout| (timeout, Instant::now() + timeout)),
+        })
+    }
+
+    /// Returns the endpoint that all connections of this command start from.
+    pub fn endpoint(&self) -> Result<Endpoint, Failure> {
+        if let Some(endpoint) = self.endpoint.get() {
+            return Ok(endpoint.clone());
+        }
+        let endpoint = client_endpoint()?;
+        Ok(self.endpoint.get_or_init(|| endpoint).clone())
+    }
+
+    /// Returns the ways to the nodes.
+    pub fn origins(&self) -> Result<Origins, Failure> {
+        Ok(Origins::new(self.endpoint()?, &self.home)?)
+    }
+
+    /// Returns the directory the command runs in.
+    pub fn directory(&self) -> Result<PathBuf, Failure> {
+        std::env::current_dir().map_err(|error| Failure::caused("cannot tell the current directory", &error))
+    }
+
+    /// Returns the compose project that the command runs in.
+    pub fn project(&self) -> Result<Project, Failure> {
+        Ok(Project::find(&self.directory()?)?)
+    }
+
+    /// Does `work` unless Ctrl-C, a signal or the timeout comes first; then `work` is dropped, and what it asked of a node
+    /// is undone there.
+    pub async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            failure = self.stopped(&[Signal::Interrupt, Signal::Terminate]) => Err(failure),
+            result = work => result,
+        }
+    }
+
+    /// Does the same, but leaves Ctrl-C to the program that runs in the foreground.
+    pub async fn until_stopped_but_by_ctrl_c<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            failure = self.stopped(&[Signal::Terminate]) => Err(failure),
+            result = work => result,
+        }
+    }
+
+    /// Tells the nodes that we leave, and gives that a moment to be sent: a short one after success, when the nodes have
+    /// nothing to undo.
+    pub async fn farewell(&self, is_success: bool) {
+        let Some(endpoint) = self.endpoint.get() else {
+            return;
+        };
+        endpoint.close((Close::Done as u32).into(), b"done");
+        let moment = match is_success {
+            true => Duration::from_millis(2),
+            false => Duration::from_millis(250),
+        };
+        let _ = tokio::time::timeout(moment, endpoint.wait_idle()).await;
+    }
+
+    async fn stopped(&self, by: &[Signal]) -> Failure {
+        let mut signals = self.signals.clone();
+        let signalled = signals.wait_for(|signal| signal.is_some_and(|signal| by.contains(&signal)));
+        let late = async {
+            match self.deadline {
+                Some((timeout, deadline)) => {
+                    tokio::time::sleep_until(deadline).await;
+                    timeout
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            signal = signalled => match signal.ok().and_then(|signal| *signal) {
+                Some(Signal::Terminate) => Failure::new("terminated").of_kind(Kind::Terminated),
+                Some(Signal::Interrupt) | None => Failure::new("interrupted").of_kind(Kind::Interrupted),
+            },
+            timeout = late => self.timed_out(timeout),
+        }
+    }
+
+    fn timed_out(&self, timeout: Duration) -> Failure {
+        let seconds = timeout.as_secs_f64();
+        let message = match self.output.waiting_for() {
+            doing if doing.is_empty() => format!("not done within {seconds} s"),
+            doing => format!("not done within {seconds} s; it was: {doing}"),
+        };
+        Failure::new(message).of_kind(Kind::TimedOut)
+    }
+}
+
+/// Starts the task that waits for signals; it ends with the runtime.
+fn listen() -> Result<watch::Receiver<Option<Signal>>, Failure> {
+    let failed = |error: std::io::Error| Failure::caused("cannot listen for signals", &error);
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminations = signal(SignalKind::terminate()).map_err(failed)?;
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let signal = tokio::select! {
+                _ = interrupts.recv() => Signal::Interrupt,
+                _ = terminations.recv() => Signal::Terminate,
+            };
+            if sender.send(Some(signal)).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_timeout_names_what_was_being_waited_for() {
+        let output = Output::new(false, true, false);
+        let home = Home::find(|_| Some("/nowhere".into())).unwrap();
+        let context = Context::new(home, &output, Some(Duration::from_millis(20))).unwrap();
+        let work = async {
+            context.output.doing("connecting to db1:43210");
+            std::future::pending::<Result<(), Failure>>().await
+        };
+        let failure = context.until_stopped(work).await.unwrap_err();
+        assert_eq!(failure.kind, Kind::TimedOut);
+        assert_eq!(
+            failure.message,
+            "not done within 0.02 s; it was: connecting to db1:43210"
+        );
+    }
+}
