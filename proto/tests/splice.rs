@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use zdap_proto::connect::connect;
 use zdap_proto::splice::{Side, SpliceError, Spliced, splice};
-use zdap_proto::transport::{Accepted, Close, Purpose, client_endpoint};
+use zdap_proto::transport::{Accepted, Close, Purpose, bind_any, client_endpoint, remote};
 
 use crate::cluster::{Cluster, soon};
 
@@ -197,4 +197,17 @@ async fn the_end_of_the_connection_ends_the_splice() {
         soon(path.client_splice).await.unwrap().unwrap_err().side,
         Side::Stream
     );
+}
+
+#[tokio::test]
+async fn a_connection_moves_along_when_the_address_changes() {
+    let mut path = path().await;
+    let (before, mut heard) = (remote(&path._ends.1.connection), [0; 4]);
+    path._ends.2.rebind(bind_any(0).unwrap()).unwrap();
+    path.client.write_all(b"ping").await.unwrap();
+    soon(path.database.read_exact(&mut heard)).await.unwrap();
+    path.database.write_all(&heard).await.unwrap();
+    soon(path.client.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"ping");
+    assert_ne!(remote(&path._ends.1.connection), before);
 }
