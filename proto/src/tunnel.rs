@@ -169,7 +169,9 @@ impl Tunnel {
     pub async fn probe(&self) -> Result<(), TunnelError> {
         let (mut send, mut recv) = self.open().await?;
         let greeting = timeout(SILENCE, postgres::greet(&mut send, &mut recv)).await;
-        let _ = send.finish(); // an end, not a reset: a server would log that
+        // An end rather than a reset, and with nothing left unread: a server would log either.
+        let _ = send.finish();
+        let _ = timeout(SILENCE, tokio::io::copy(&mut recv, &mut tokio::io::sink())).await;
         match greeting {
             Ok(Ok(Greeting::Ready)) | Err(_) => Ok(()),
             Ok(Ok(Greeting::NotReady(reason))) => Err(TunnelError::NotReady(reason)),

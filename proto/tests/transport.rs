@@ -1,63 +1,23 @@
-//! Real QUIC on loopback: who gets in, who does not and what they are told, and the splice.
+//! Real QUIC on loopback: who gets in, who does not, and what they are told.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod cluster;
+
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use chrono::{TimeDelta, Utc};
+use quinn::{Connection, ConnectionError, Endpoint};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zdap_proto::connect::{ConnectError, connect, connect_for_enrol, explain};
-use zdap_proto::identity::{ClusterCa, Identity, IdentityError, Subject};
-use zdap_proto::splice::{Side, SpliceError, Spliced, splice};
+use zdap_proto::identity::{Identity, IdentityError, Subject};
 use zdap_proto::token::Token;
-use zdap_proto::transport::{
-    self, AcceptError, Accepted, Purpose, accept, bind, client_endpoint, handshake, server_endpoint,
-};
+use zdap_proto::transport::{self, AcceptError, Accepted, Purpose, bind, client_endpoint, server_endpoint};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-struct Cluster {
-    ca: ClusterCa,
-}
-
-impl Cluster {
-    fn found() -> Self {
-        Self {
-            ca: ClusterCa::found(Utc::now() - TimeDelta::days(900)).unwrap(),
-        }
-    }
-
-    fn identity(&self, subject: Subject, now: DateTime<Utc>) -> Identity {
-        self.ca.identity(&subject, DAY, now).unwrap()
-    }
-
-    fn node(&self) -> Identity {
-        self.identity(Subject::Node("db1".parse().unwrap()), Utc::now())
-    }
-
-    fn user(&self) -> Identity {
-        self.identity(ada(), Utc::now())
-    }
-
-    /// Starts a node, and returns where it listens.
-    fn serve(&self, identity: &Identity) -> (Endpoint, String) {
-        let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        let endpoint = server_endpoint(socket, identity).unwrap();
-        let address = endpoint.local_addr().unwrap().to_string();
-        (endpoint, address)
-    }
-
-    async fn admit(&self, endpoint: &Endpoint) -> Result<Accepted, AcceptError> {
-        handshake(accept(endpoint).await.unwrap(), self.ca.cluster()).await
-    }
-}
-
-fn ada() -> Subject {
-    Subject::User("ada@laptop+1".parse().unwrap())
-}
+use crate::cluster::{Cluster, ada, soon};
 
 /// Lets `identity` connect and returns how that went at both ends.
 async fn meet(
@@ -130,14 +90,7 @@ async fn nobody_without_a_certificate_gets_past_enrolment() {
     let cluster = Cluster::found();
     for purpose in [Purpose::Control, Purpose::Tunnel] {
         let (server, _) = cluster.serve(&cluster.node());
-        let client = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        let connecting = client
-            .connect_with(
-                anonymous(&cluster, purpose),
-                server.local_addr().unwrap(),
-                &format!("node.{}.zdap", cluster.ca.cluster()),
-            )
-            .unwrap();
+        let (connecting, _client) = knock(&cluster, &server, stranger(&cluster, None, purpose.alpn()));
         let (connected, admitted) = tokio::join!(connecting, cluster.admit(&server));
         assert!(matches!(admitted, Err(AcceptError::Anonymous)), "{admitted:?}");
         let error = explain("db1", connected.unwrap().closed().await);
@@ -147,21 +100,6 @@ async fn nobody_without_a_certificate_gets_past_enrolment() {
         );
         assert!(error.is_definite());
     }
-}
-
-/// A TLS client that shows no certificate, whatever it wants.
-fn anonymous(cluster: &Cluster, purpose: Purpose) -> quinn::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(cluster.ca.certificate_der().to_vec().into()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![purpose.alpn().to_vec()];
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    quinn::ClientConfig::new(std::sync::Arc::new(crypto))
 }
 
 #[tokio::test]
@@ -176,12 +114,8 @@ async fn a_certificate_of_another_cluster_is_refused_at_both_ends() {
 
     // One that trusts the node all the same is refused by the node.
     let (server, _) = ours.serve(&ours.node());
-    let client = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let config = stranger(&ours, &theirs.user());
-    let name = format!("node.{}.zdap", ours.ca.cluster());
-    let connecting = client
-        .connect_with(config, server.local_addr().unwrap(), &name)
-        .unwrap();
+    let config = stranger(&ours, Some(&theirs.user()), Purpose::Control.alpn());
+    let (connecting, _client) = knock(&ours, &server, config);
     let (connected, admitted) = tokio::join!(
         async { connecting.await.unwrap().closed().await },
         ours.admit(&server)
@@ -192,28 +126,39 @@ async fn a_certificate_of_another_cluster_is_refused_at_both_ends() {
     assert!(error.is_definite());
 }
 
-/// A TLS client that trusts `cluster` and shows an identity of its own.
-fn stranger(cluster: &Cluster, identity: &Identity) -> quinn::ClientConfig {
-    let directory = tempfile::tempdir().unwrap();
-    identity.save(directory.path()).unwrap();
-    let pem = std::fs::read(directory.path().join("identity.pem")).unwrap();
+/// A client of another make: trusts the nodes of `cluster`, shows `identity` without looking at it, or nothing.
+fn stranger(cluster: &Cluster, identity: Option<&Identity>, alpn: &[u8]) -> quinn::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cluster.ca.certificate_der().to_vec().into()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    use rustls::pki_types::pem::PemObject;
-    let chain = rustls::pki_types::CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&pem).unwrap();
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .unwrap();
-    tls.alpn_protocols = vec![Purpose::Control.alpn().to_vec()];
+        .with_root_certificates(roots);
+    let mut tls = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let directory = tempfile::tempdir().unwrap();
+            identity.save(directory.path()).unwrap();
+            let pem = std::fs::read(directory.path().join("identity.pem")).unwrap();
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+            let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
+            builder.with_client_auth_cert(chain.unwrap(), key).unwrap()
+        }
+    };
+    tls.alpn_protocols = vec![alpn.to_vec()];
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    quinn::ClientConfig::new(std::sync::Arc::new(crypto))
+    quinn::ClientConfig::new(Arc::new(crypto))
+}
+
+/// Lets such a client knock at `server`.
+fn knock(cluster: &Cluster, server: &Endpoint, config: quinn::ClientConfig) -> (quinn::Connecting, Endpoint) {
+    let client = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let name = format!("node.{}.zdap", cluster.ca.cluster());
+    let connecting = client
+        .connect_with(config, server.local_addr().unwrap(), &name)
+        .unwrap();
+    (connecting, client)
 }
 
 #[tokio::test]
@@ -263,12 +208,9 @@ async fn an_expired_certificate_is_refused_by_the_node_too() {
     let cluster = Cluster::found();
     for made in [Utc::now() - TimeDelta::days(2), Utc::now() + TimeDelta::days(2)] {
         let (server, _) = cluster.serve(&cluster.node());
-        let client = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        let config = stranger(&cluster, &cluster.identity(ada(), made));
-        let name = format!("node.{}.zdap", cluster.ca.cluster());
-        let connecting = client
-            .connect_with(config, server.local_addr().unwrap(), &name)
-            .unwrap();
+        let identity = cluster.identity(ada(), made);
+        let config = stranger(&cluster, Some(&identity), Purpose::Control.alpn());
+        let (connecting, _client) = knock(&cluster, &server, config);
         let (connected, admitted) = tokio::join!(
             async { connecting.await.unwrap().closed().await },
             cluster.admit(&server)
@@ -301,23 +243,7 @@ async fn a_node_whose_certificate_is_over_or_has_not_begun_is_named_with_both_ti
 async fn another_version_of_the_protocol_is_named() {
     let cluster = Cluster::found();
     let (server, address) = cluster.serve(&cluster.node());
-    let client = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(cluster.ca.certificate_der().to_vec().into()).unwrap();
-    let mut tls = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_protocol_versions(&[&rustls::version::TLS13])
-    .unwrap()
-    .with_root_certificates(roots)
-    .with_no_client_auth();
-    tls.alpn_protocols = vec![b"zdap/2".to_vec()];
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));
-    let name = format!("node.{}.zdap", cluster.ca.cluster());
-    let connecting = client
-        .connect_with(config, server.local_addr().unwrap(), &name)
-        .unwrap();
+    let (connecting, _client) = knock(&cluster, &server, stranger(&cluster, None, b"zdap/2"));
     let connected = tokio::select! {
         connected = connecting => connected,
         admitted = cluster.admit(&server) => panic!("{admitted:?}"),
@@ -349,7 +275,7 @@ async fn an_address_that_is_none_or_that_nobody_has_is_named() {
     assert!(matches!(error, ConnectError::Unresolved { .. }), "{error:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn silence_is_named_with_the_address() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
@@ -369,7 +295,7 @@ async fn silence_is_named_with_the_address() {
 
 #[tokio::test]
 async fn a_restarted_node_tells_its_old_peers_that_it_knows_them_no_more() {
-    let cluster = std::sync::Arc::new(Cluster::found());
+    let cluster = Arc::new(Cluster::found());
     let identity = cluster.node();
     // In a runtime of its own, to die as a process does that is killed: without a farewell.
     let process = tokio::runtime::Builder::new_multi_thread()
@@ -406,191 +332,4 @@ async fn a_restarted_node_tells_its_old_peers_that_it_knows_them_no_more() {
     let error = soon(connection.closed()).await;
     assert!(matches!(error, ConnectionError::Reset), "{error:?}");
     drop(revived);
-}
-
-/// Two TCP connections with a splice at each end of a QUIC stream between them.
-struct Path {
-    client: TcpStream,
-    database: TcpStream,
-    client_splice: tokio::task::JoinHandle<Result<Spliced, SpliceError>>,
-    database_splice: tokio::task::JoinHandle<Result<Spliced, SpliceError>>,
-    _ends: (Connection, Accepted, Endpoint, Endpoint),
-}
-
-async fn path() -> Path {
-    let cluster = Cluster::found();
-    let (server, address) = cluster.serve(&cluster.node());
-    let endpoint = client_endpoint().unwrap();
-    let user = cluster.user();
-    let (connected, admitted) = tokio::join!(
-        connect(&endpoint, &user, &address, Purpose::Tunnel),
-        cluster.admit(&server)
-    );
-    let (connection, admitted) = (connected.unwrap(), admitted.unwrap());
-    let (mut send, recv) = connection.open_bi().await.unwrap();
-    send.write_all(b"!").await.unwrap(); // a stream is there for the other end once something comes
-    let (other_send, mut other_recv) = admitted.connection.accept_bi().await.unwrap();
-    let mut first = [0];
-    other_recv.read_exact(&mut first).await.unwrap();
-    let (client, client_splice) = tcp_spliced(send, recv).await;
-    let (database, database_splice) = tcp_spliced(other_send, other_recv).await;
-    Path {
-        client,
-        database,
-        client_splice,
-        database_splice,
-        _ends: (connection, admitted, endpoint, server),
-    }
-}
-
-async fn tcp_spliced(
-    send: SendStream,
-    recv: RecvStream,
-) -> (TcpStream, tokio::task::JoinHandle<Result<Spliced, SpliceError>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (ours, accepted) = tokio::join!(
-        TcpStream::connect(listener.local_addr().unwrap()),
-        listener.accept()
-    );
-    (
-        ours.unwrap(),
-        tokio::spawn(splice(accepted.unwrap().0, send, recv)),
-    )
-}
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future)
-        .await
-        .expect("this ends")
-}
-
-#[tokio::test]
-async fn each_direction_ends_for_itself() {
-    for client_first in [true, false] {
-        let mut path = path().await;
-        let (first, second) = match client_first {
-            true => (&mut path.client, &mut path.database),
-            false => (&mut path.database, &mut path.client),
-        };
-        first.write_all(b"question").await.unwrap();
-        first.shutdown().await.unwrap();
-        let mut heard = String::new();
-        soon(second.read_to_string(&mut heard)).await.unwrap();
-        assert_eq!(heard, "question");
-        // The other way is still open.
-        second.write_all(b"answer").await.unwrap();
-        let mut answer = [0; 6];
-        soon(first.read_exact(&mut answer)).await.unwrap();
-        second.shutdown().await.unwrap();
-        assert_eq!(soon(first.read(&mut answer)).await.unwrap(), 0);
-        let (there, back) = (8, 6);
-        let (to, from) = if client_first {
-            (there, back)
-        } else {
-            (back, there)
-        };
-        let spliced = soon(path.client_splice).await.unwrap().unwrap();
-        assert_eq!(
-            spliced,
-            Spliced {
-                bytes_to_stream: to,
-                bytes_from_stream: from
-            }
-        );
-        soon(path.database_splice).await.unwrap().unwrap();
-    }
-}
-
-#[tokio::test]
-async fn megabytes_in_both_directions_at_once_are_exact() {
-    let path = path().await;
-    let (mut client_read, mut client_write) = path.client.into_split();
-    let (mut database_read, mut database_write) = path.database.into_split();
-    let (up, down) = (pattern(5_000_003, 1), pattern(7_000_001, 2));
-    let (mut up_heard, mut down_heard) = (Vec::new(), Vec::new());
-    let (sent_up, sent_down) = (up.clone(), down.clone());
-    soon(async {
-        tokio::join!(
-            async move { client_write.write_all(&sent_up).await.unwrap() },
-            async move { database_write.write_all(&sent_down).await.unwrap() },
-            async { database_read.read_to_end(&mut up_heard).await.unwrap() },
-            async { client_read.read_to_end(&mut down_heard).await.unwrap() },
-        )
-    })
-    .await;
-    assert!(up == up_heard && down == down_heard);
-    soon(path.client_splice).await.unwrap().unwrap();
-}
-
-fn pattern(length: usize, seed: u8) -> Vec<u8> {
-    let mut state = u32::from(seed);
-    std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_be_bytes()[0]
-    })
-    .take(length)
-    .collect()
-}
-
-#[tokio::test]
-async fn a_reset_at_one_end_is_a_reset_at_the_other() {
-    for client_resets in [true, false] {
-        let mut path = path().await;
-        path.client.write_all(b"x").await.unwrap();
-        let mut byte = [0];
-        soon(path.database.read_exact(&mut byte)).await.unwrap();
-        let (resetting, mut other, resetting_splice, other_splice) = match client_resets {
-            true => (
-                path.client,
-                path.database,
-                path.client_splice,
-                path.database_splice,
-            ),
-            false => (
-                path.database,
-                path.client,
-                path.database_splice,
-                path.client_splice,
-            ),
-        };
-        resetting.set_zero_linger().unwrap();
-        drop(resetting);
-        let error = soon(other.read(&mut byte)).await.unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-        assert_eq!(
-            soon(resetting_splice).await.unwrap().unwrap_err().side,
-            Side::Local
-        );
-        assert_eq!(soon(other_splice).await.unwrap().unwrap_err().side, Side::Stream);
-    }
-}
-
-#[tokio::test]
-async fn last_words_arrive_although_the_speaker_listens_no_more() {
-    let mut path = path().await;
-    // As a server that refuses a client: it says why and closes, with things unread.
-    path.client.write_all(&[7; 1000]).await.unwrap();
-    path.database.readable().await.unwrap();
-    path.database.write_all(b"FATAL: go away").await.unwrap();
-    path.database.shutdown().await.unwrap();
-    let mut heard = String::new();
-    soon(path.client.read_to_string(&mut heard)).await.unwrap();
-    assert_eq!(heard, "FATAL: go away");
-    drop(path.database); // unread bytes: this is a reset
-    drop(path.client);
-    let _ = soon(path.client_splice).await.unwrap();
-    let _ = soon(path.database_splice).await.unwrap();
-}
-
-#[tokio::test]
-async fn the_end_of_the_connection_ends_the_splice() {
-    let mut path = path().await;
-    transport::Close::Stopping.connection(&path._ends.0, "the end");
-    let mut byte = [0];
-    assert!(soon(path.client.read(&mut byte)).await.is_err());
-    assert!(soon(path.database.read(&mut byte)).await.is_err());
-    assert_eq!(
-        soon(path.client_splice).await.unwrap().unwrap_err().side,
-        Side::Stream
-    );
 }

@@ -136,7 +136,7 @@ impl World {
         (Process(Some(process)), address)
     }
 
-    async fn start_relay(&self, servers: Vec<String>) -> Relay {
+    fn start_relay(&self, servers: Vec<String>) -> Relay {
         let listeners = listen(0).unwrap();
         let address = SocketAddr::from((
             Ipv4Addr::LOCALHOST,
@@ -210,7 +210,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 async fn two_hundred_idle_connections_all_answer_and_leave_nothing_behind() {
     let world = World::with_echo().await;
     let (_node, address) = world.start_node(any_port(), CLONE);
-    let relay = world.start_relay(vec![address.to_string()]).await;
+    let relay = world.start_relay(vec![address.to_string()]);
     let mut open = Vec::new();
     for number in 0..200 {
         open.push(soon(relay.echo(&format!("hello {number}"))).await.unwrap());
@@ -232,7 +232,7 @@ async fn two_hundred_idle_connections_all_answer_and_leave_nothing_behind() {
 async fn many_quick_connections_at_once_are_all_served() {
     let world = World::with_echo().await;
     let (_node, address) = world.start_node(any_port(), CLONE);
-    let relay = Arc::new(world.start_relay(vec![address.to_string()]).await);
+    let relay = Arc::new(world.start_relay(vec![address.to_string()]));
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..20 {
         let relay = relay.clone();
@@ -249,7 +249,7 @@ async fn many_quick_connections_at_once_are_all_served() {
 async fn after_a_restart_of_the_node_new_connections_work_by_themselves() {
     let world = World::with_echo().await;
     let (node, address) = world.start_node(any_port(), CLONE);
-    let relay = world.start_relay(vec![address.to_string()]).await;
+    let relay = world.start_relay(vec![address.to_string()]);
     let mut old = soon(relay.echo("before")).await.unwrap();
     drop(node);
     let (_node, _) = world.start_node(address, CLONE);
@@ -264,7 +264,7 @@ async fn after_a_restart_of_the_node_new_connections_work_by_themselves() {
 async fn a_client_waits_for_a_node_that_is_away_for_a_moment() {
     let world = World::with_echo().await;
     let (node, address) = world.start_node(any_port(), CLONE);
-    let relay = world.start_relay(vec![address.to_string()]).await;
+    let relay = world.start_relay(vec![address.to_string()]);
     soon(relay.echo("before")).await.unwrap();
     drop(node);
     let (answer, _node) = tokio::join!(soon(relay.echo("meanwhile")), async {
@@ -284,7 +284,7 @@ async fn a_dead_server_in_the_list_does_not_hold_up_the_others() {
         silent.local_addr().unwrap().to_string(),
         address.to_string(),
     ];
-    let relay = world.start_relay(servers).await;
+    let relay = world.start_relay(servers);
     let began = Instant::now();
     soon(relay.echo("hello")).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
@@ -294,7 +294,7 @@ async fn a_dead_server_in_the_list_does_not_hold_up_the_others() {
 async fn a_postgres_client_is_told_why_its_clone_is_refused() {
     let world = World::with_echo().await;
     let (_node, address) = world.start_node(any_port(), "another-bcdfghjk");
-    let relay = world.start_relay(vec![address.to_string()]).await;
+    let relay = world.start_relay(vec![address.to_string()]);
     let heard = soon(postgres_client(relay.address)).await;
     assert!(
         heard.contains("FATAL") && heard.contains("zdap: no clone `orders-k3v9x2mq` here"),
@@ -311,7 +311,7 @@ async fn a_postgres_client_is_told_why_its_clone_is_refused() {
 async fn a_relay_of_another_cluster_is_told_so_at_once() {
     let (world, other) = (World::with_echo().await, World::with_echo().await);
     let (_node, address) = other.start_node(any_port(), CLONE);
-    let relay = world.start_relay(vec![address.to_string()]).await;
+    let relay = world.start_relay(vec![address.to_string()]);
     let heard = soon(postgres_client(relay.address)).await;
     assert!(heard.contains("is not a node of this cluster"), "{heard:?}");
 }
@@ -349,7 +349,7 @@ async fn health_is_what_the_database_says() {
         })
         .await;
         let (_node, address) = world.start_node(any_port(), CLONE);
-        let relay = world.start_relay(vec![address.to_string()]).await;
+        let relay = world.start_relay(vec![address.to_string()]);
         assert_eq!(soon(relay.health()).await, health);
     }
 }
@@ -358,7 +358,7 @@ async fn health_is_what_the_database_says() {
 async fn a_relay_that_is_told_to_stop_stops_and_closes_its_connections() {
     let world = World::with_echo().await;
     let (_node, address) = world.start_node(any_port(), CLONE);
-    let relay = world.start_relay(vec![address.to_string()]).await;
+    let relay = world.start_relay(vec![address.to_string()]);
     let mut open = soon(relay.echo("hello")).await.unwrap();
     let began = Instant::now();
     relay.stop.send(()).unwrap();
