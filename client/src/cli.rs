@@ -337,9 +337,11 @@ mod tests {
 
     #[test]
     fn new_and_destroy_are_true_unless_said_otherwise() {
-        let new = |arguments: &[&str]| match Cli::try_parse_from(arguments).unwrap().command {
-            Command::Attach(attach) => attach.new,
-            other => panic!("{other:?}"),
+        let new = |arguments: &[&str]| {
+            let Command::Attach(attach) = Cli::try_parse_from(arguments).unwrap().command else {
+                panic!("{arguments:?}");
+            };
+            attach.new
         };
         assert!(new(&["zdap", "attach", "orders"]));
         assert!(new(&["zdap", "attach", "--new", "orders"]));

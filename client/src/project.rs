@@ -147,8 +147,8 @@ impl Project {
         let file = fs::read_to_string(self.directory().join(".env")).unwrap_or_default();
         move |name| {
             let in_file = || {
-                let values = file.lines().filter_map(|line| line.trim().split_once('='));
-                let value = values.filter(|(key, _)| key.trim() == name).last()?.1.trim();
+                let mut values = file.lines().rev().filter_map(|line| line.trim().split_once('='));
+                let value = values.find(|(key, _)| key.trim() == name)?.1.trim();
                 Some(value.trim_matches(['"', '\'']).to_owned())
             };
             std::env::var(name).ok().or_else(in_file)

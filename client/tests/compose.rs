@@ -277,6 +277,7 @@ fn relay() -> RelayService {
         service: "orders".to_owned(),
         image: "zdap/zdap-proxyd:0.1.0".to_owned(),
         listen_port: 5431,
+        published_port: None,
         resource: "orders".to_owned(),
         clone: "7f3a".to_owned(),
         node: "node-a".to_owned(),
