@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use zdap_proto::transport::{Close, client_endpoint};
 
 use crate::error::{Failure, Kind};
+use crate::node::Node;
 use crate::origin::Origins;
 use crate::output::Output;
 use crate::project::Project;
@@ -25,6 +26,8 @@ pub struct Context<'a> {
     /// Where words go.
     pub output: &'a Output,
     endpoint: OnceLock<Endpoint>,
+    /// The node that is making something for us, or has.
+    maker: OnceLock<Node>,
     signals: watch::Receiver<Option<Signal>>,
     deadline: Option<(Duration, Instant)>,
 }
@@ -42,6 +45,7 @@ impl<'a> Context<'a> {
             home,
             output,
             endpoint: OnceLock::new(),
+            maker: OnceLock::new(),
             signals: listen()?,
             deadline: timeout.map(|timeout| (timeout, Instant::now() + timeout)),
         })
@@ -71,6 +75,11 @@ impl<'a> Context<'a> {
         Ok(Project::find(&self.directory()?)?)
     }
 
+    /// Waits for Ctrl-C, a signal or the timeout.
+    pub async fn stopped(&self) -> Failure {
+        self.stopped_by(&[Signal::Interrupt, Signal::Terminate]).await
+    }
+
     /// Does `work` unless Ctrl-C, a signal or the timeout comes first; then `work` is dropped, and what it asked of a node
     /// is undone there.
     pub async fn until_stopped<T>(
@@ -79,7 +88,7 @@ impl<'a> Context<'a> {
     ) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            failure = self.stopped(&[Signal::Interrupt, Signal::Terminate]) => Err(failure),
+            failure = self.stopped() => Err(failure),
             result = work => result,
         }
     }
@@ -91,26 +100,33 @@ impl<'a> Context<'a> {
     ) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            failure = self.stopped(&[Signal::Terminate]) => Err(failure),
+            failure = self.stopped_by(&[Signal::Terminate]) => Err(failure),
             result = work => result,
         }
     }
 
-    /// Tells the nodes that we leave, and gives that a moment to be sent: a short one after success, when the nodes have
-    /// nothing to undo.
+    /// Notes the node that is about to make something for this command.
+    pub fn note_maker(&self, node: &Node) {
+        // There is one a command.
+        let _ = self.maker.set(node.clone());
+    }
+
+    /// Tells the nodes that we leave, and gives that a moment to be sent. After a failure, first waits until the node that
+    /// was making something has heard that nobody wants it any more: closing the connection says nothing of the kind, since
+    /// whoever has lost it comes back and asks again.
     pub async fn farewell(&self, is_success: bool) {
         let Some(endpoint) = self.endpoint.get() else {
             return;
         };
+        if let (false, Some(maker)) = (is_success, self.maker.get()) {
+            // What was said before this question arrives before it.
+            let _ = tokio::time::timeout(LAST_WORD, maker.status()).await;
+        }
         endpoint.close((Close::Done as u32).into(), b"done");
-        let moment = match is_success {
-            true => Duration::from_millis(2),
-            false => Duration::from_millis(250),
-        };
-        let _ = tokio::time::timeout(moment, endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(PARTING, endpoint.wait_idle()).await;
     }
 
-    async fn stopped(&self, by: &[Signal]) -> Failure {
+    async fn stopped_by(&self, by: &[Signal]) -> Failure {
         let mut signals = self.signals.clone();
         let signalled = signals.wait_for(|signal| signal.is_some_and(|signal| by.contains(&signal)));
         let late = async {
@@ -160,6 +176,11 @@ fn listen() -> Result<watch::Receiver<Option<Signal>>, Failure> {
     });
     Ok(receiver)
 }
+
+/// A round trip and then some; somebody has pressed Ctrl-C and waits.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// Enough to send a packet. A node that it does not reach finds out by itself.
+const PARTING: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
 mod tests {

@@ -147,7 +147,7 @@ impl Tunnel {
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut shutdown => return sessions.shutdown().await,
                 accepted = listener.accept() => match accepted {
                     Ok((client, _)) => {
                         sessions.spawn(self.clone().session(client));

@@ -87,6 +87,7 @@ async fn attach(
             },
             None => {
                 output.doing(format!("cloning `{resource}` on {}", node.address()));
+                context.note_maker(&node);
                 let progress = |step: zdap_proto::message::Progress| output.doing(step.stage);
                 let created = node.create_clone(resource, words.time, progress).await?;
                 made.note_clone(&node, &created.clone.id);
@@ -121,7 +122,7 @@ async fn attach(
     compose::edit(&project.r#override, |text| {
         compose::attach(text, &relay, arguments.force)
     })?;
-    if let Some(replaced) = before.replaced {
+    if let Some(replaced) = before.replaced.filter(|replaced| *replaced != relay.clone) {
         output.say(&format!(
             "clone {replaced}, which it replaces, is still there; `zdap destroy {replaced}` gives it back"
         ));

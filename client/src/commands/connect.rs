@@ -25,17 +25,30 @@ struct Document<'a> {
 /// Serves the clone on this machine until Ctrl-C.
 pub(super) async fn run(context: &Context<'_>, arguments: &Connect) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
-    let served = context
-        .until_stopped(serve(context, &words, arguments.port))
-        .await;
-    match served {
+    let (tunnel, listener) = context
+        .until_stopped(open(context, &words, arguments.port))
+        .await?;
+    let check = async {
+        if let Err(error) = tunnel.probe().await {
+            context.output.warn(&chain(&error));
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut end = None;
+    let serving = tunnel.serve(listener, async { end = Some(context.stopped().await) });
+    tokio::select! {
+        () = serving => {}
+        () = check => {}
+    }
+    match end {
         // This is how it ends.
-        Err(failure) if failure.kind == Kind::Interrupted => Ok(()),
-        result => result,
+        Some(failure) if matches!(failure.kind, Kind::Interrupted | Kind::Terminated) => Ok(()),
+        Some(failure) => Err(failure),
+        None => Ok(()),
     }
 }
 
-async fn serve(context: &Context<'_>, words: &Words, port: u16) -> Result<(), Failure> {
+async fn open(context: &Context<'_>, words: &Words, port: u16) -> Result<(Tunnel, TcpListener), Failure> {
     let listener = listen(port).await?;
     let port = local_port(&listener)?;
     let origins = context.origins()?;
@@ -53,13 +66,7 @@ async fn serve(context: &Context<'_>, words: &Words, port: u16) -> Result<(), Fa
         "{} on {}; Ctrl-C ends it",
         found.clone.id, found.clone.node
     ));
-    let check = async {
-        if let Err(error) = tunnel.probe().await {
-            context.output.warn(&chain(&error));
-        }
-    };
-    tokio::join!(tunnel.serve(listener, std::future::pending()), check);
-    Ok(())
+    Ok((tunnel, listener))
 }
 
 /// Listens on 127.0.0.1.

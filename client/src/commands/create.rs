@@ -26,6 +26,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &CloneArguments) -> Re
     output.doing(format!("finding a node for `{resource}`"));
     let mut node = origins.choose(words.pin.as_ref(), &resource, words.time).await?;
     output.doing(format!("cloning `{resource}` on {}", node.address()));
+    context.note_maker(&node);
     let progress = |step: zdap_proto::message::Progress| output.doing(step.stage);
     let created = node.create_clone(&resource, words.time, progress).await?;
     let clone = &created.clone;

@@ -31,12 +31,8 @@ struct Added<'a> {
 
 /// Enrols with a token, or adds a node of a cluster that we are enrolled in.
 pub(super) async fn add(context: &Context<'_>, origin: &str, token: Option<&str>) -> Result<(), Failure> {
-    let looks_like_a_token =
-        origin.starts_with("zdap") && origin.contains('-') && origin.len() > LONGEST_NAME;
     match token {
-        None if looks_like_a_token || origin.parse::<Token>().is_ok() => {
-            enrol(context, origin.parse()?).await
-        }
+        None if looks_like_a_token(origin) => enrol(context, origin.parse()?).await,
         None => add_address(context, address(origin)?).await,
         Some(token) => enrol(context, with_address(token.parse()?, address(origin)?)).await,
     }
@@ -224,6 +220,14 @@ fn trusted(keypair: Keypair, enrolled: &Enrolled, token: &Token) -> Result<Ident
     Ok(identity)
 }
 
+/// `zdap1-` and what follows; an address that begins so has a dot or a port.
+fn looks_like_a_token(text: &str) -> bool {
+    let version = text.strip_prefix("zdap").and_then(|rest| rest.split_once('-'));
+    let is_version =
+        |(number, _): (&str, &str)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    version.is_some_and(is_version) && !text.contains(['.', ':'])
+}
+
 /// Puts `address` in front of those that the token knows.
 fn with_address(mut token: Token, address: String) -> Token {
     token.addresses.retain(|known| *known != address);
@@ -294,9 +298,6 @@ fn table(origins: &[OriginDocument<'_>], is_verbose: bool) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
 }
 
-/// Longer than any host name that begins with `zdap` is likely to be, and shorter than any token.
-const LONGEST_NAME: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,6 +357,21 @@ mod tests {
             "{}",
             words(true)
         );
+    }
+
+    #[test]
+    fn a_token_is_told_from_an_address_even_when_cut_off() {
+        assert!(looks_like_a_token("zdap1-AVbk"));
+        assert!(looks_like_a_token("zdap2-AVbk"));
+        for address in [
+            "zdap1-db:43210",
+            "zdap1-db.example.com",
+            "zdap-db",
+            "zdapx-db",
+            "db1",
+        ] {
+            assert!(!looks_like_a_token(address), "{address}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
 
 use tokio::process::Command;
+use tokio::sync::oneshot;
 use zdap_proto::message::Account;
 
 use super::connect::{listen, local_port, tunnel};
@@ -35,14 +36,20 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Psql) -> Result<ExitC
             None => psql.env_remove(name),
         };
     }
-    let ended = async {
-        tokio::select! {
-            status = psql.status() => status.map_err(|error| not_started(&error)),
-            () = tunnel.serve(listener, std::future::pending()) => Err(Failure::new("the tunnel has ended")),
-        }
+    let (ended, end) = oneshot::channel::<()>();
+    let run = async {
+        let status = psql.status().await;
+        drop(ended);
+        status.map_err(|error| not_started(&error))
+    };
+    let serve = async {
+        let end = async { end.await.unwrap_or(()) };
+        tunnel.serve(listener, end).await;
+        Ok(())
     };
     // Ctrl-C is for psql: it cancels a query.
-    let status = context.until_stopped_but_by_ctrl_c(ended).await?;
+    let both = async { tokio::try_join!(run, serve) };
+    let (status, ()) = context.until_stopped_but_by_ctrl_c(both).await?;
     Ok(ExitCode::from(exit_code(status)))
 }
 
