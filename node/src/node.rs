@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use zdap_proto::identity::{ClusterCa, Identity};
 use zdap_proto::name::{CloneId, NodeName, SnapshotId};
 
@@ -72,11 +73,11 @@ impl Node {
         self.retire_snapshots(now).await;
     }
 
-    /// Runs [`Self::keep_in_order`] every minute until `shutdown`.
+    /// Runs [`Self::keep_in_order`] soon after the start, then every minute, until `shutdown`. What the node asked for just
+    /// before a crash the engine may still carry out after the restart has looked; the early pass meets it.
     pub async fn stay_in_order(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
-        let mut minute = tokio::time::interval(PASS);
+        let mut minute = tokio::time::interval_at(Instant::now() + FIRST_PASS, PASS);
         minute.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        minute.tick().await;
         loop {
             tokio::select! {
                 _ = minute.tick() => self.keep_in_order(Utc::now()).await,
@@ -145,5 +146,7 @@ fn gone<'a>(known: &'a [CloneId], inventory: &Inventory) -> impl Iterator<Item =
         .filter(|id| !inventory.clones.iter().any(|clone| &clone.record.id == *id))
 }
 
+/// Longer than an engine takes to make a container.
+const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Often enough that what a crash left does not pile up; a pass costs one listing of datasets and one of containers.
 const PASS: Duration = Duration::from_secs(60);
