@@ -40,6 +40,7 @@ attach_bench() {
 floor_once() {
     local dataset=$POOL/floor$1 mount=$MOUNT/floor$1 container began paused address
     coproc PROBE { python3 -c "$PROBER"; }
+    local probe=$PROBE_PID # bash forgets it when the prober ends
     began=$(now)
     zfs clone "$SNAPSHOT" "$dataset"
     container=$(docker create --network zdap --shm-size 128m --stop-signal SIGINT \
@@ -52,7 +53,7 @@ floor_once() {
     printf '%s\n' "$address" >&"${PROBE[1]}"
     read -r _ <&"${PROBE[0]}"
     elapsed "$began"
-    wait "$PROBE_PID" 2>/dev/null || true
+    wait "$probe" 2>/dev/null || true
     docker rm --force --volumes "$container" >/dev/null
     until zfs destroy "$dataset" 2>/dev/null; do sleep 0.05; done
 }
