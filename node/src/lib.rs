@@ -127,6 +127,7 @@ pub async fn serve(
         tracing::warn!("{what}: not zdap's, left alone");
     }
     let instances = runtime.instances().await?;
+    let capacity = watch::Sender::new(storage.capacity().await?);
     let bases = Bases::adopt(
         Arc::clone(&storage),
         Arc::clone(&runtime),
@@ -140,6 +141,7 @@ pub async fn serve(
         address: config.network_address.with_port(port),
         invites: Invites::load(state.invites()).context("read the invites")?,
         relay_program: relay_program::path(),
+        capacity,
         bases: Arc::new(bases),
         clones: Arc::new(clones),
         identity: membership.identity,
@@ -155,6 +157,7 @@ pub async fn serve(
     announce(&node, membership.origin);
     let tasks = [
         tokio::spawn(watch.run()),
+        tokio::spawn(Arc::clone(&node).keep_measured()),
         tokio::spawn(Arc::clone(&node).stay_in_order(stopping.clone())),
         tokio::spawn(images::keep_present(
             Arc::clone(&node.runtime),

@@ -19,7 +19,7 @@ use crate::refuse;
 use crate::resource::catalogue::Catalogue;
 use crate::retention::{self, SnapshotUse};
 use crate::runtime::{InstanceId, Runtime};
-use crate::storage::{Inventory, Storage};
+use crate::storage::{Capacity, Inventory, Storage};
 
 /// One node: its name, its identity, its seams and what it serves.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct Node {
     pub bases: Arc<Bases>,
     /// Its clones.
     pub clones: Arc<Clones>,
+    /// The room there was a few seconds ago; [`Self::keep_measured`] keeps it, so that asking forks no program.
+    pub capacity: watch::Sender<Capacity>,
     /// The relay program for clients that do not have its image.
     pub relay_program: PathBuf,
 }
@@ -83,6 +85,19 @@ impl Node {
                 _ = minute.tick() => self.keep_in_order(Utc::now()).await,
                 () = crate::stopped(&mut shutdown) => return,
             }
+        }
+    }
+
+    /// Measures the room there is every few seconds, until dropped.
+    pub async fn keep_measured(self: Arc<Self>) {
+        loop {
+            match self.storage.capacity().await {
+                Ok(capacity) => {
+                    self.capacity.send_replace(capacity);
+                }
+                Err(error) => tracing::warn!(error = refuse::chain(&error), "measure the room there is"),
+            }
+            tokio::time::sleep(MEASURED).await;
         }
     }
 
@@ -146,6 +161,8 @@ fn gone<'a>(known: &'a [CloneId], inventory: &Inventory) -> impl Iterator<Item =
         .filter(|id| !inventory.clones.iter().any(|clone| &clone.record.id == *id))
 }
 
+/// A disk of terabytes does not fill up in between.
+const MEASURED: Duration = Duration::from_secs(5);
 /// Longer than an engine takes to make a container.
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Often enough that what a crash left does not pile up; a pass costs one listing of datasets and one of containers.

@@ -43,7 +43,7 @@ pub async fn answer(
 ) -> Result<Answered, Refusal> {
     let asker = Asker::of(&peer.subject)?;
     let answer = match request {
-        Request::Status => Answer::Status(status(node).await?),
+        Request::Status => Answer::Status(status(node)),
         Request::ListResources => Answer::Resources(resources(node)),
         Request::ListSnapshots { resource } => Answer::Snapshots(snapshots(node, resource.as_ref())),
         Request::ListClones { resource, all_owners } => {
@@ -183,18 +183,14 @@ impl Asker {
     }
 }
 
-async fn status(node: &Node) -> Result<NodeStatus, Refusal> {
-    let capacity = node
-        .storage
-        .capacity()
-        .await
-        .map_err(|error| refuse::storage(&error))?;
+fn status(node: &Node) -> NodeStatus {
+    let capacity = *node.capacity.borrow();
     let Machine {
         available_memory_bytes,
         total_memory_bytes,
         load,
     } = Machine::read();
-    Ok(NodeStatus {
+    NodeStatus {
         name: node.name.clone(),
         cluster: node.identity.cluster().clone(),
         address: node.address.clone(),
@@ -207,7 +203,7 @@ async fn status(node: &Node) -> Result<NodeStatus, Refusal> {
         available_memory_bytes,
         total_memory_bytes,
         load,
-    })
+    }
 }
 
 fn resources(node: &Node) -> Vec<ResourceView> {

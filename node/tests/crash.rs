@@ -265,6 +265,7 @@ impl Life {
             address: "127.0.0.1:1".to_owned(),
             invites: Invites::load(state.path().join("invites.json")).unwrap(),
             relay_program: PathBuf::new(),
+            capacity: watch::Sender::new(disk.capacity().await.unwrap()),
             bases: Arc::new(bases),
             clones: Arc::new(clones),
             identity,
