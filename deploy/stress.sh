@@ -22,6 +22,8 @@ main() {
     start_relay
 
     connects 1 >/dev/null # what is made once stays: threads, caches, buffers
+    until_descriptors_rest
+    DESCRIPTORS_BEFORE=$DESCRIPTORS
     figures before
     idle_sessions
     figures "with $IDLE idle"
@@ -29,8 +31,9 @@ main() {
     figures 'after COPY'
     idle_sessions_end
     connects "$SECONDS_OF_CONNECTS"
-    until_descriptors_are_back
+    until_descriptors_rest
     figures after
+    [[ $DESCRIPTORS == "$DESCRIPTORS_BEFORE" ]] || fail "descriptors are left: $DESCRIPTORS, before $DESCRIPTORS_BEFORE"
 }
 
 # --- load --------------------------------------------------------------------------------------------------------------
@@ -114,7 +117,6 @@ figures() {
         printf '%-22s %-12s %4d descriptors, %3d threads, %7d KiB resident, %7d KiB at most\n' "$1" "$program" \
             "$(descriptors "$pid")" "$(status_of "$pid" Threads)" "$(status_of "$pid" VmRSS)" "$(status_of "$pid" VmHWM)"
     done
-    DESCRIPTORS_BEFORE=${DESCRIPTORS_BEFORE:-$(descriptors "$NODE") $(descriptors "$RELAY")}
 }
 
 descriptors() {
@@ -125,10 +127,13 @@ status_of() {
     awk -v name="$2:" '$1 == name {print $2}' "/proc/$1/status"
 }
 
-until_descriptors_are_back() {
-    local deadline=$((SECONDS + 30))
-    until [[ "$(descriptors "$NODE") $(descriptors "$RELAY")" == "$DESCRIPTORS_BEFORE" ]]; do
-        ((SECONDS < deadline)) || fail "descriptors are left: $(descriptors "$NODE") $(descriptors "$RELAY"), before $DESCRIPTORS_BEFORE"
+# Until nothing has ended for a second.
+until_descriptors_rest() {
+    local last='' unchanged=0
+    while ((unchanged < 10)); do
+        DESCRIPTORS="$(descriptors "$NODE") $(descriptors "$RELAY")"
+        unchanged=$([[ $DESCRIPTORS == "$last" ]] && echo $((unchanged + 1)) || echo 0)
+        last=$DESCRIPTORS
         sleep 0.1
     done
 }

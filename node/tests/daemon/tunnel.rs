@@ -33,9 +33,16 @@ async fn copies_both_ways_idle_connections_and_many_short_ones_lose_no_byte_and_
     site.restore("open");
     let clone = site.clone_of("open");
     let local = listen(&site, &clone).await;
+    let descriptors = Figures::of(&site).descriptors;
+    let none_left = || {
+        until("every connection of the node has ended", || {
+            Figures::of(&site).descriptors <= descriptors
+        });
+    };
 
     // What is made once stays: threads, caches, buffers.
     short_connections(local, 1).await;
+    none_left();
     let before = Figures::of(&site);
 
     let idle = join_all((0..IDLE).map(|_| session(local))).await;
@@ -50,9 +57,7 @@ async fn copies_both_ways_idle_connections_and_many_short_ones_lose_no_byte_and_
     }
     let connects = short_connections(local, SECONDS).await;
 
-    until("every connection of the node has ended", || {
-        Figures::of(&site).descriptors <= before.descriptors
-    });
+    none_left();
     let after = Figures::of(&site);
     report(&format!(
         "{IDLE} idle: {with_idle:?}\n{copied}\n{connects} connects in {SECONDS} s\nbefore {before:?}\nafter {after:?}"
