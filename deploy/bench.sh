@@ -4,12 +4,14 @@
 #
 #   deploy/bench.sh attach [ROUNDS]   `zdap attach`, process start to exit, against the same by hand: zfs clone, docker
 #                                     create, docker start, and the first answered `select 1`, tried every 5 ms
+#   deploy/bench.sh tunnel [MIB] [SECONDS]   the way from a client to its clone under load: see deploy/stress.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 main() {
     case ${1:-} in
     attach) attach_bench "${2:-10}" ;;
+    tunnel) exec deploy/stress.sh "${@:2}" ;;
     *)
         sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
         exit 2

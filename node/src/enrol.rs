@@ -1,10 +1,7 @@
 //! A token for a certificate: the only thing that can be asked for without one.
 
-use std::time::Duration;
-
 use chrono::Utc;
 use quinn::{RecvStream, SendStream};
-use tokio::time::timeout;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::Subject;
 use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled};
@@ -13,9 +10,9 @@ use zdap_proto::token::secret_hash;
 
 use crate::node::Node;
 
-/// Serves one enrolment.
+/// Serves one enrolment. How long it may take is the caller's to say.
 pub async fn serve(node: &Node, mut send: SendStream, mut receive: RecvStream) {
-    let Ok(Ok(request)) = timeout(PATIENCE, frame::read(&mut receive, REQUEST_CAP)).await else {
+    let Ok(request) = frame::read(&mut receive, REQUEST_CAP).await else {
         // It said nothing that could be answered.
         return;
     };
@@ -28,7 +25,7 @@ pub async fn serve(node: &Node, mut send: SendStream, mut receive: RecvStream) {
     };
     if frame::write(&mut send, &reply, REPLY_CAP).await.is_ok() && send.finish().is_ok() {
         // Until it has arrived, or the peer has gone.
-        let _ = timeout(PATIENCE, send.stopped()).await;
+        let _ = send.stopped().await;
     }
 }
 
@@ -57,6 +54,3 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
         nodes,
     })
 }
-
-/// A request of a hundred bytes.
-const PATIENCE: Duration = Duration::from_secs(10);

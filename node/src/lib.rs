@@ -173,6 +173,8 @@ pub async fn serve(
     server.await.context("the server failed")?;
     for task in tasks {
         task.abort();
+        // It has ended, or it was told to.
+        let _ = task.await;
     }
     Ok(())
 }

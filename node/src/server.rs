@@ -105,10 +105,15 @@ async fn next_stream(
     }
 }
 
-/// One stream is all that enrolment takes, and soon.
+/// One stream is all that enrolment takes, and soon: anybody at all can hold such a connection.
 async fn enrolment(node: &Node, connection: &Connection) {
-    if let Ok(Ok((send, receive))) = timeout(ENROLMENT, connection.accept_bi()).await {
-        enrol::serve(node, send, receive).await;
+    let one_stream = async {
+        if let Ok((send, receive)) = connection.accept_bi().await {
+            enrol::serve(node, send, receive).await;
+        }
+    };
+    if timeout(ENROLMENT, one_stream).await.is_err() {
+        tracing::debug!(remote = %transport::remote(connection), "enrolment took too long");
     }
     Close::Done.connection(connection, "enrolment is over");
 }
@@ -136,6 +141,8 @@ impl Asked {
             }
             Err(_) => return,
         };
+        // Under way until the answer has arrived: a node that stops waits for that too.
+        let _under_way = self.work.token();
         if stopping {
             return self
                 .reply(&Reply::Refused(Refusal::new(

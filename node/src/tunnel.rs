@@ -27,7 +27,10 @@ pub async fn serve(clones: Arc<Clones>, peer: Peer, mut send: SendStream, mut re
         Ok(_) => TunnelReply::Open,
         Err(refusal) => TunnelReply::Refused(refusal.clone()),
     };
-    let said = frame::write(&mut send, &reply, REPLY_CAP).await;
+    // A peer that takes no bytes does not hold a database connection open.
+    let Ok(said) = timeout(HELLO, frame::write(&mut send, &reply, REPLY_CAP)).await else {
+        return;
+    };
     match (opened, said) {
         (Ok(database), Ok(())) => {
             let ended = match database {

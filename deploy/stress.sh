@@ -1,0 +1,241 @@
+#!/usr/bin/env bash
+# The way from a client to its clone under load, from real parts on this machine, without Docker: 200 idle sessions, 1 GiB of
+# COPY each way with its checksum, 50 connects a second for 20 s; and what node and relay hold before, meanwhile and after.
+#
+#   deploy/stress.sh [MEBIBYTES] [SECONDS]
+#
+# ZDAP_BENCH_PROGRAMS names a directory with zdapd, zdap and zdap-proxyd that are built already.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly MEBIBYTES=${1:-1024} SECONDS_OF_CONNECTS=${2:-20}
+readonly IDLE=200 CONNECTS_PER_SECOND=50
+
+main() {
+    need psql sha256sum
+    programs
+    bench_directory
+    write_resource
+    start_node
+    zdapd create snap orders >&2
+    attach
+    start_relay
+
+    connects 1 >/dev/null # what is made once stays: threads, caches, buffers
+    until_descriptors_rest
+    DESCRIPTORS_BEFORE=$DESCRIPTORS
+    figures before
+    idle_sessions
+    figures "with $IDLE idle"
+    copy_both_ways
+    figures 'after COPY'
+    idle_sessions_end
+    connects "$SECONDS_OF_CONNECTS"
+    until_descriptors_rest
+    figures after
+    [[ $DESCRIPTORS == "$DESCRIPTORS_BEFORE" ]] || fail "descriptors are left: $DESCRIPTORS, before $DESCRIPTORS_BEFORE"
+}
+
+# --- load --------------------------------------------------------------------------------------------------------------
+
+idle_sessions() {
+    local descriptor
+    IDLE_DESCRIPTORS=()
+    for ((i = 0; i < IDLE; i++)); do
+        exec {descriptor}<>"/dev/tcp/127.0.0.1/$PORT"
+        start_session "$descriptor"
+        IDLE_DESCRIPTORS+=("$descriptor")
+    done
+}
+
+idle_sessions_end() {
+    local descriptor
+    for descriptor in "${IDLE_DESCRIPTORS[@]}"; do
+        end_session "$descriptor"
+        exec {descriptor}>&-
+    done
+}
+
+# connects SECONDS: prints how many sessions were opened and closed, and how many of them failed.
+connects() {
+    local seconds=$1 began=$EPOCHREALTIME failures=$BENCH/failures total=$(($1 * CONNECTS_PER_SECOND)) due
+    local -a running=()
+    : >"$failures"
+    for ((i = 0; i < total; i++)); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$PORT" && start_session 3 && end_session 3) 2>>"$failures" || echo "session $i failed" >>"$failures" &
+        running+=($!)
+        due=$(((i + 1) * 1000 / CONNECTS_PER_SECOND - $(milliseconds_since "$began")))
+        ((due <= 0)) || sleep "$(printf '0.%03d' "$due")"
+    done
+    wait "${running[@]}"
+    printf '%-22s %d sessions in %d ms, %d failed\n' "$CONNECTS_PER_SECOND connects/s, ${seconds} s" "$total" \
+        "$(milliseconds_since "$began")" "$(grep -c failed "$failures" || true)"
+}
+
+# start_session FD: says hello to Postgres (protocol 3.0, no password wanted) and waits for its yes.
+start_session() {
+    local kind
+    printf '\0\0\0\x29\0\3\0\0user\0postgres\0database\0postgres\0\0' >&"$1"
+    IFS= read -r -t 30 -n 1 -u "$1" kind
+    [[ $kind == R ]]
+}
+
+end_session() {
+    printf 'X\0\0\0\4' >&"$1"
+}
+
+copy_both_ways() {
+    local psql=(psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --host 127.0.0.1 --port "$PORT" --username postgres)
+    local rows=$((MEBIBYTES << 14)) sent back began
+    rows_of_64_bytes() { seq -f '%020.0f abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG' "$rows"; }
+    "${psql[@]}" --command 'create unlogged table rows (line text)'
+    sent=$(rows_of_64_bytes | sha256sum)
+    began=$EPOCHREALTIME
+    rows_of_64_bytes | "${psql[@]}" --command 'copy rows from stdin'
+    rate "COPY $MEBIBYTES MiB in" "$began"
+    began=$EPOCHREALTIME
+    # A scan of a large table may begin in the middle, where another one is.
+    back=$(PGOPTIONS='-c synchronize_seqscans=off' "${psql[@]}" --command 'copy rows to stdout' | sha256sum)
+    rate "COPY $MEBIBYTES MiB out" "$began"
+    [[ $sent == "$back" ]] || fail "the bytes that came back are others: $sent, $back"
+    printf '%-22s %s\n' 'SHA-256 both ways' "${sent%% *}"
+}
+
+rate() {
+    local milliseconds
+    milliseconds=$(milliseconds_since "$2")
+    printf '%-22s %d ms, %d MiB/s\n' "$1" "$milliseconds" $((MEBIBYTES * 1000 / milliseconds))
+}
+
+# --- what is held ------------------------------------------------------------------------------------------------------
+
+figures() {
+    local program pid
+    for program in zdapd zdap-proxyd; do
+        pid=$NODE
+        [[ $program == zdapd ]] || pid=$RELAY
+        printf '%-22s %-12s %4d descriptors, %3d threads, %7d KiB resident, %7d KiB at most\n' "$1" "$program" \
+            "$(descriptors "$pid")" "$(status_of "$pid" Threads)" "$(status_of "$pid" VmRSS)" "$(status_of "$pid" VmHWM)"
+    done
+}
+
+descriptors() {
+    find "/proc/$1/fd" -mindepth 1 2>/dev/null | wc -l
+}
+
+status_of() {
+    awk -v name="$2:" '$1 == name {print $2}' "/proc/$1/status"
+}
+
+# Until nothing has ended for a second.
+until_descriptors_rest() {
+    local last='' unchanged=0
+    while ((unchanged < 10)); do
+        DESCRIPTORS="$(descriptors "$NODE") $(descriptors "$RELAY")"
+        unchanged=$([[ $DESCRIPTORS == "$last" ]] && echo $((unchanged + 1)) || echo 0)
+        last=$DESCRIPTORS
+        sleep 0.1
+    done
+}
+
+# --- parts -------------------------------------------------------------------------------------------------------------
+
+programs() {
+    PATH=${ZDAP_BENCH_PROGRAMS:-$(deploy/build.sh programs --release)}:$PATH
+}
+
+bench_directory() {
+    BENCH=$(mktemp -d "${TMPDIR:-/tmp}/zdap-bench.XXXXXX")
+    chmod 711 "$BENCH" # where this is root, the database runs as another user
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    export ZDAP_STATE_DIR=$BENCH/state ZDAP_HOME=$BENCH/home
+}
+
+write_resource() {
+    mkdir -p "$BENCH/resources" "$BENCH/project"
+    cat >"$BENCH/resources/orders.resource.yml" <<'END'
+name: orders
+creation: ./creation.sh
+docker:
+  image: postgres:15
+  env: [POSTGRES_HOST_AUTH_METHOD=trust]
+  cmd: [postgres, -c, max_connections=500]
+END
+    printf '#!/bin/sh\n' >"$BENCH/resources/creation.sh"
+    chmod +x "$BENCH/resources/creation.sh"
+    printf 'services:\n  orders:\n    image: postgres:15\n    ports: ["5432:5432"]\n' >"$BENCH/project/docker-compose.yml"
+}
+
+start_node() {
+    zdapd --data-dir "$BENCH/data" --config-dir "$BENCH/resources" --runtime process --node-name bench \
+        --network-address 127.0.0.1 --api-port 0 serve 2>"$BENCH/zdapd.log" &
+    NODE=$!
+    until [[ -s $ZDAP_STATE_DIR/port ]]; do
+        kill -0 "$NODE" 2>/dev/null || fail "the node did not start: $(cat "$BENCH/zdapd.log")"
+        sleep 0.02
+    done
+}
+
+attach() {
+    zdap add origin "$(zdapd token user bench)" >&2
+    CLONE=$(cd "$BENCH/project" && zdap init --quiet && zdap attach orders | awk '{ print $3 }')
+}
+
+start_relay() {
+    PORT=$(free_port)
+    LISTEN_PORT=$PORT ZDAP_CLONE=$CLONE ZDAP_SERVERS=127.0.0.1:$(<"$ZDAP_STATE_DIR/port") \
+        ZDAP_IDENTITY=$BENCH/project/.zdap.d/orders zdap-proxyd 2>"$BENCH/relay.log" &
+    RELAY=$!
+    until LISTEN_PORT=$PORT zdap-proxyd health 2>/dev/null; do
+        kill -0 "$RELAY" 2>/dev/null || fail "the relay did not start: $(cat "$BENCH/relay.log")"
+        sleep 0.02
+    done
+}
+
+clean_up() {
+    set +e
+    trap '' INT TERM
+    if [[ -n ${RELAY:-} ]]; then
+        kill "$RELAY" && wait "$RELAY"
+    fi 2>/dev/null
+    if [[ -n ${NODE:-} ]] && kill -0 "$NODE" 2>/dev/null; then
+        # Clones outlive their node unless they are destroyed.
+        zdapd destroy all --yes >/dev/null
+        kill "$NODE" && wait "$NODE"
+    fi
+    rm -rf "$BENCH"
+}
+
+# --- machinery ---------------------------------------------------------------------------------------------------------
+
+milliseconds_since() {
+    local now=$EPOCHREALTIME
+    printf '%d\n' $(((${now/./} - ${1/./}) / 1000))
+}
+
+free_port() {
+    local port
+    for port in $(shuf -i 20000-29999 -n 50); do
+        if ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            printf '%s\n' "$port"
+            return
+        fi
+    done
+    fail 'no free port between 20000 and 29999'
+}
+
+need() {
+    local program
+    for program in "$@"; do
+        command -v "$program" >/dev/null || fail "no $program on PATH; deploy/test.sh installs what is needed"
+    done
+}
+
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    exit 1
+}
+
+main "$@"

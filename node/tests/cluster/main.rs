@@ -1,0 +1,9 @@
+//! A whole node over real QUIC and real mutual TLS, on disks and engines of memory: who gets what, and who does not.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod floods;
+mod refusals;
+mod retries;
+mod strangers;
+mod world;

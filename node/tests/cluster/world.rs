@@ -1,0 +1,399 @@
+//! Nodes to ask, and people who ask them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use zdap_node::config::{Config, StorageChoice};
+use zdap_node::faults::Faults;
+use zdap_node::state::{self, StateDir};
+use zdap_node::storage::Storage;
+use zdap_node::{Parts, runtime, storage};
+use zdap_proto::connect::{connect, connect_for_enrol, explain};
+use zdap_proto::control::{CallError, call};
+use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
+use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
+use zdap_proto::message::{
+    Answer, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TunnelHello,
+    TunnelReply, Wanted,
+};
+use zdap_proto::name::{CloneId, RequestId};
+use zdap_proto::refusal::Refusal;
+use zdap_proto::token::Token;
+use zdap_proto::transport::{self, Purpose};
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// A machine with the resource `orders`: its disk, its engine and its state directory outlive the node that runs on it.
+pub(crate) struct Machine {
+    pub(crate) storage: storage::memory::Memory,
+    pub(crate) runtime: runtime::memory::Memory,
+    name: &'static str,
+    state: Arc<TempDir>,
+    resources: Arc<TempDir>,
+}
+
+/// A node at work on a machine.
+pub(crate) struct Running {
+    pub(crate) address: String,
+    pub(crate) ca: ClusterCa,
+    identity: Identity,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<anyhow::Result<()>>,
+    /// The directories it works on.
+    _machine: [Arc<TempDir>; 2],
+}
+
+/// Somebody with a certificate, connected for requests.
+pub(crate) struct Client {
+    pub(crate) identity: Identity,
+    pub(crate) connection: Connection,
+    endpoint: Endpoint,
+}
+
+impl Machine {
+    pub(crate) fn new(name: &'static str) -> Self {
+        let resources = tempfile::tempdir().unwrap();
+        let creation = resources.path().join("creation.sh");
+        std::fs::write(&creation, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&creation, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(
+            resources.path().join("orders.resource.yml"),
+            "name: orders\ncreation: ./creation.sh\ndocker:\n  image: postgres:15\n  env: [POSTGRES_PASSWORD=secret]\n",
+        )
+        .unwrap();
+        Self {
+            storage: storage::memory::Memory::new(),
+            runtime: runtime::memory::Memory::new().with_echo(),
+            name,
+            state: Arc::new(tempfile::tempdir().unwrap()),
+            resources: Arc::new(resources),
+        }
+    }
+
+    pub(crate) fn invites(&self) -> PathBuf {
+        self.state.path().join("invites.json")
+    }
+
+    /// Starts a node that has restored `orders` once.
+    pub(crate) async fn start(&self) -> Running {
+        let node = self.start_with(Faults::none(), 0, None).await.unwrap();
+        let operator = node.operator().await;
+        if self.storage.inventory().await.unwrap().bases.is_empty() {
+            operator.restore().await;
+        }
+        node
+    }
+
+    /// Starts a node on a port, 0 for any, whose disk has `faults`.
+    pub(crate) async fn start_with(
+        &self,
+        faults: Faults,
+        port: u16,
+        token: Option<&Token>,
+    ) -> anyhow::Result<Running> {
+        let config = Config {
+            storage: StorageChoice::Directory(PathBuf::from("/in/memory")),
+            config_dir: self.resources.path().to_owned(),
+            network_address: "127.0.0.1".parse().map_err(anyhow::Error::msg)?,
+            api_port: port,
+            state_dir: self.state.path().to_owned(),
+            node_name: self.name.parse()?,
+            runtime: None,
+        };
+        let state = StateDir::lock(&config.state_dir)?;
+        let membership = state::membership(&state, &config.node_name, token, Utc::now()).await?;
+        let identity = membership.identity.clone();
+        let parts = Parts {
+            state,
+            membership,
+            socket: bind(port).await?,
+            storage: Arc::new(self.storage.reopened(faults)),
+            runtime: Arc::new(self.runtime.clone()),
+        };
+        let address = parts.socket.local_addr()?.to_string();
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            zdap_node::serve(&config, parts, shutdown).await
+        });
+        Ok(Running {
+            address,
+            ca: ClusterCa::load(self.state.path())?,
+            identity,
+            stop,
+            served,
+            _machine: [Arc::clone(&self.state), Arc::clone(&self.resources)],
+        })
+    }
+
+    pub(crate) async fn clones(&self) -> Vec<CloneRecord> {
+        let inventory = self.storage.inventory().await.unwrap();
+        inventory.clones.into_iter().map(|clone| clone.record).collect()
+    }
+
+    pub(crate) async fn snapshots(&self) -> usize {
+        let inventory = self.storage.inventory().await.unwrap();
+        inventory.bases.iter().map(|base| base.snapshots.len()).sum()
+    }
+
+    /// Waits until the clones on the disk are as wanted.
+    pub(crate) async fn until(&self, wanted: impl Fn(&[CloneRecord]) -> bool) {
+        while !wanted(&self.clones().await) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+impl Running {
+    /// Asks the node to stop, and waits until it has.
+    pub(crate) async fn stop(self) {
+        let _ = self.stop.send(());
+        self.served.await.unwrap().unwrap();
+    }
+
+    /// Asks the node to stop.
+    pub(crate) fn begin_to_stop(self) -> JoinHandle<anyhow::Result<()>> {
+        let _ = self.stop.send(());
+        self.served
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.parse::<SocketAddr>().unwrap().port()
+    }
+
+    pub(crate) fn certify(&self, subject: &Subject) -> Identity {
+        self.ca.identity(subject, HOUR, Utc::now()).unwrap()
+    }
+
+    pub(crate) async fn client(&self, identity: Identity) -> Client {
+        let endpoint = transport::client_endpoint().unwrap();
+        let connection = connect(&endpoint, &identity, &self.address, Purpose::Control)
+            .await
+            .unwrap();
+        Client {
+            identity,
+            connection,
+            endpoint,
+        }
+    }
+
+    pub(crate) async fn user(&self, name: &str) -> Client {
+        self.client(self.certify(&Subject::User(name.parse().unwrap())))
+            .await
+    }
+
+    pub(crate) async fn admin(&self, name: &str) -> Client {
+        self.client(self.certify(&Subject::Admin(name.parse().unwrap())))
+            .await
+    }
+
+    /// The commands of the node's own machine.
+    pub(crate) async fn operator(&self) -> Client {
+        self.client(self.identity.clone()).await
+    }
+
+    pub(crate) async fn token(&self, invited: Invited) -> Token {
+        let request = Request::IssueToken {
+            invited,
+            ttl_seconds: 3600,
+        };
+        let answer = self.operator().await.ask(&request).await.unwrap();
+        let Answer::Token(token) = answer else {
+            panic!("{answer:?}")
+        };
+        token.parse().unwrap()
+    }
+
+    /// Opens a stream to a clone's database, or says why there is none.
+    pub(crate) async fn tunnel(
+        &self,
+        identity: &Identity,
+        clone: &CloneId,
+    ) -> Result<(Connection, SendStream, RecvStream), Refusal> {
+        let endpoint = transport::client_endpoint().unwrap();
+        let connection = connect(&endpoint, identity, &self.address, Purpose::Tunnel)
+            .await
+            .unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        let hello = TunnelHello { clone: clone.clone() };
+        frame::write(&mut send, &hello, REQUEST_CAP).await.unwrap();
+        match frame::read(&mut receive, REPLY_CAP).await.unwrap() {
+            TunnelReply::Open => Ok((connection, send, receive)),
+            TunnelReply::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    /// Says whether bytes go to a clone's database and come back, or why not.
+    pub(crate) async fn echo(&self, identity: &Identity, clone: &CloneId) -> Result<(), Refusal> {
+        let (_connection, mut send, mut receive) = self.tunnel(identity, clone).await?;
+        send.write_all(b"select 1").await.unwrap();
+        send.finish().unwrap();
+        let back = receive.read_to_end(64).await.unwrap();
+        assert_eq!(back, b"select 1");
+        Ok(())
+    }
+}
+
+impl Client {
+    pub(crate) async fn ask(&self, request: &Request) -> Result<Answer, Refusal> {
+        call(&self.connection, request, |_| {})
+            .await
+            .map_err(|error| match error {
+                CallError::Refused(refusal) => refusal,
+                other @ (CallError::Lost(_) | CallError::Misunderstood(_)) => panic!("{other:?}"),
+            })
+    }
+
+    pub(crate) async fn create(&self) -> CloneView {
+        created(self.ask(&order(&RequestId::random())).await.unwrap())
+    }
+
+    pub(crate) async fn restore(&self) {
+        let request = Request::CreateSnapshot {
+            resource: "orders".parse().unwrap(),
+            use_existing: false,
+        };
+        self.ask(&request).await.unwrap();
+    }
+
+    /// Enrols a relay for one of this client's clones.
+    pub(crate) async fn relay(&self, clone: &CloneId) -> Identity {
+        let keypair = Keypair::generate().unwrap();
+        let request = Request::IssueRelay {
+            clone: clone.clone(),
+            public_key: keypair.public_key(),
+        };
+        let answer = self.ask(&request).await.unwrap();
+        let Answer::Certificate(certificate) = answer else {
+            panic!("{answer:?}")
+        };
+        Identity::new(keypair, &certificate).unwrap()
+    }
+
+    /// A second connection of the same person.
+    pub(crate) async fn again(&self) -> Connection {
+        let address = self.connection.remote_address().to_string();
+        connect(&self.endpoint, &self.identity, &address, Purpose::Control)
+            .await
+            .unwrap()
+    }
+}
+
+pub(crate) fn order(request_id: &RequestId) -> Request {
+    Request::CreateClone {
+        resource: "orders".parse().unwrap(),
+        snapshot: None,
+        owner: None,
+        request_id: request_id.clone(),
+    }
+}
+
+pub(crate) fn created(answer: Answer) -> CloneView {
+    let Answer::Created { clone, .. } = answer else {
+        panic!("{answer:?}")
+    };
+    clone
+}
+
+pub(crate) async fn enrol(token: &Token, wanted: Wanted) -> Result<(Keypair, Enrolled), String> {
+    let endpoint = transport::client_endpoint().unwrap();
+    let connection = connect_for_enrol(&endpoint, token)
+        .await
+        .map_err(|error| error.to_string())?;
+    let keypair = Keypair::generate().unwrap();
+    let request = EnrolRequest {
+        secret: token.secret.to_vec(),
+        public_key: keypair.public_key(),
+        wanted,
+    };
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    frame::write(&mut send, &request, REQUEST_CAP).await.unwrap();
+    match frame::read(&mut receive, REPLY_CAP).await.unwrap() {
+        EnrolReply::Enrolled(enrolled) => Ok((keypair, enrolled)),
+        EnrolReply::Refused(refusal) => Err(refusal.message),
+    }
+}
+
+/// What somebody may put together who does not use our programs: a connection that trusts the node, shows `identity` or
+/// nothing, and looks at no clock.
+pub(crate) fn by_hand(
+    node: &Running,
+    identity: Option<&Identity>,
+    purpose: Purpose,
+    transport: TransportConfig,
+) -> ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from(node.ca.certificate_der().to_vec()))
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut tls = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let directory = tempfile::tempdir().unwrap();
+            identity.save(directory.path()).unwrap();
+            let file = directory.path().join("identity.pem");
+            let chain = CertificateDer::pem_file_iter(&file).unwrap().map(Result::unwrap);
+            let key = PrivateKeyDer::from_pem_file(&file).unwrap();
+            builder.with_client_auth_cert(chain.collect(), key).unwrap()
+        }
+    };
+    tls.alpn_protocols = vec![purpose.alpn().to_vec()];
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    config.transport_config(Arc::new(transport));
+    config
+}
+
+/// The name that every node of a cluster has.
+pub(crate) fn server_name(node: &Running) -> String {
+    format!("node.{}.zdap", node.ca.cluster())
+}
+
+/// Returns the reason with which the node ends a connection that is made by hand.
+pub(crate) async fn turned_away(node: &Running, identity: Option<&Identity>, purpose: Purpose) -> String {
+    let endpoint = transport::client_endpoint().unwrap();
+    let config = by_hand(node, identity, purpose, TransportConfig::default());
+    let connecting = endpoint
+        .connect_with(config, node.address.parse().unwrap(), &server_name(node))
+        .unwrap();
+    let end = match connecting.await {
+        Ok(connection) => {
+            // Whatever is asked meanwhile goes unanswered.
+            let (mut send, mut receive) = connection.open_bi().await.unwrap();
+            let _ = frame::write(&mut send, &Request::Status, REQUEST_CAP).await;
+            let answer = frame::read::<Answer, _>(&mut receive, REPLY_CAP).await;
+            assert!(answer.is_err(), "{answer:?}");
+            connection.closed().await
+        }
+        Err(error) => error,
+    };
+    explain(&node.address, end).to_string()
+}
+
+/// A port is free a moment after the node that had it has ended.
+async fn bind(port: u16) -> io::Result<std::net::UdpSocket> {
+    loop {
+        match transport::bind(SocketAddr::from(([127, 0, 0, 1], port))) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => tokio::task::yield_now().await,
+            bound => return bound,
+        }
+    }
+}
