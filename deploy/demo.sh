@@ -5,6 +5,9 @@
 #
 #   deploy/demo.sh          stays up until Ctrl-C, and prints what to try
 #   deploy/demo.sh --once   ends after the query
+#
+# With ZDAP_PROGRAMS=DIR the programs are taken from there (`deploy/build.sh programs` prints where it puts them), and
+# nothing is built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,8 +20,11 @@ main() {
         ;;
     esac
     need_postgres
-    say 'building (the first time takes some minutes)'
-    PATH=$(deploy/build.sh programs):$PATH
+    if [[ -z ${ZDAP_PROGRAMS:-} ]]; then
+        say 'building (the first time takes some minutes)'
+        ZDAP_PROGRAMS=$(deploy/build.sh programs)
+    fi
+    PATH=$ZDAP_PROGRAMS:$PATH
     DEMO=$(mktemp -d "${TMPDIR:-/tmp}/zdap-demo.XXXXXX")
     # The database runs as another user where this is root: it must get through to its data.
     chmod 711 "$DEMO"
