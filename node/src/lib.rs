@@ -52,6 +52,7 @@ use crate::clones::Clones;
 use crate::config::{Config, RuntimeKind, StorageChoice};
 use crate::invites::Invites;
 use crate::node::Node;
+use crate::resource::watch::Watched;
 use crate::runtime::Runtime;
 use crate::runtime::docker::Docker;
 use crate::runtime::process::Process;
@@ -79,13 +80,15 @@ pub struct Parts {
     pub membership: Membership,
     /// The UDP socket it serves.
     pub socket: UdpSocket,
+    /// The resource files.
+    pub resources: Watched,
     /// The first seam.
     pub storage: Arc<dyn Storage>,
     /// The second seam.
     pub runtime: Arc<dyn Runtime>,
 }
 
-/// Opens what the configuration names; whatever is wrong with it is found here, and nothing is left behind.
+/// Opens what the configuration names. What is wrong with it is found here, and leaves nothing behind.
 pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts> {
     let state = StateDir::lock(&config.state_dir)?;
     let socket = transport::bind_any(config.api_port).with_context(|| {
@@ -95,16 +98,35 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
         )
     })?;
     let membership = state::membership(&state, &config.node_name, join.as_ref(), Utc::now()).await?;
+    match open_seams(config, &state, &membership).await {
+        Ok((resources, runtime, storage)) => Ok(Parts {
+            state,
+            membership,
+            socket,
+            resources,
+            storage,
+            runtime,
+        }),
+        Err(error) => {
+            if membership.origin == Origin::Founded {
+                state.forget_founding();
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Opens the storage last: it is marked as this node's for good.
+async fn open_seams(
+    config: &Config,
+    state: &StateDir,
+    membership: &Membership,
+) -> anyhow::Result<(Watched, Arc<dyn Runtime>, Arc<dyn Storage>)> {
     let owner = format!("{}/{}", membership.identity.cluster(), config.node_name);
+    let resources = resource::watch::open(&config.config_dir)?;
+    let runtime = open_runtime(config.runtime, state, &owner).await?;
     let storage = open_storage(&config.storage, &owner).await?;
-    let runtime = open_runtime(config.runtime, &state, &owner).await?;
-    Ok(Parts {
-        state,
-        membership,
-        socket,
-        storage,
-        runtime,
-    })
+    Ok((resources, runtime, storage))
 }
 
 /// Serves until `shutdown` is done. Every long-lived task is started here, and has ended when this returns.
@@ -117,10 +139,10 @@ pub async fn serve(
         state,
         membership,
         socket,
+        resources: (watch, catalogue),
         storage,
         runtime,
     } = parts;
-    let (watch, catalogue) = resource::watch::open(&config.config_dir)?;
     let (stop, stopping) = watch::channel(false);
     let inventory = storage.inventory().await?;
     for what in &inventory.foreign {

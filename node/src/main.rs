@@ -9,6 +9,11 @@ use tracing_subscriber::EnvFilter;
 use zdap_node::admin::{Refused, Running};
 use zdap_node::cli::{Cli, Command, CreateCommand, DestroyCommand, Flags, ListCommand, TokenCommand};
 use zdap_node::config::{self, Config, Machine};
+use zdap_node::refuse;
+use zdap_node::runtime::RuntimeError;
+use zdap_node::storage::StorageError;
+use zdap_proto::connect::ConnectError;
+use zdap_proto::identity::IdentityError;
 use zdap_proto::message::Invited;
 use zdap_proto::token::Token;
 
@@ -111,11 +116,25 @@ fn report(result: anyhow::Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     eprintln!("error: {error:#}");
-    if let Some(hint) = error
-        .downcast_ref::<Refused>()
-        .and_then(|refused| refused.0.hint.as_ref())
-    {
+    if let Some(hint) = error.chain().find_map(hint) {
         eprintln!("\nhint: {hint}");
     }
     ExitCode::FAILURE
+}
+
+/// Returns the remedy that an error knows.
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(Refused(refusal)) = error.downcast_ref() {
+        return refusal.hint.clone();
+    }
+    if let Some(error) = error.downcast_ref::<StorageError>() {
+        return refuse::storage(error).hint;
+    }
+    if let Some(error) = error.downcast_ref::<RuntimeError>() {
+        return refuse::runtime(error).hint;
+    }
+    if let Some(error) = error.downcast_ref::<IdentityError>() {
+        return error.hint();
+    }
+    error.downcast_ref::<ConnectError>().and_then(ConnectError::hint)
 }

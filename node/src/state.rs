@@ -68,6 +68,21 @@ impl StateDir {
     pub fn publish_port(&self, port: u16) -> io::Result<()> {
         replace(&self.path.join("port"), port.to_string().as_bytes())
     }
+
+    /// Takes back [`Self::publish_port`].
+    pub fn withdraw_port(&self) {
+        // What is left is of no use to anybody: commands ask first whether the node runs.
+        let _ = std::fs::remove_file(self.path.join("port"));
+    }
+
+    /// Takes back a cluster that was founded just now and has no member yet.
+    pub fn forget_founding(&self) {
+        for file in ["identity.pem", "ca.pem"] {
+            if let Err(error) = std::fs::remove_file(self.path.join(file)) {
+                tracing::warn!(%error, file, "take back the founding of a cluster");
+            }
+        }
+    }
 }
 
 /// Replaces a file whole, for its owner alone: a crash leaves the old one or the new one.
@@ -80,14 +95,27 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the port that the node on this state directory listens on, if one has run.
+/// Returns the port that the node on this state directory listens on, if one runs.
 pub fn port(state_dir: &Path) -> anyhow::Result<u16> {
-    let text = std::fs::read_to_string(state_dir.join("port")).with_context(|| {
-        format!(
-            "no node runs on the state directory `{}`; `zdapd serve` starts one",
+    let file = state_dir.join("lock");
+    let is_running = match File::open(&file).map(|lock| lock.try_lock_shared()) {
+        Ok(Err(TryLockError::WouldBlock)) => true,
+        Ok(Err(TryLockError::Error(error))) => {
+            return Err(error).with_context(|| format!("look at `{}`", file.display()));
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("look at `{}`", file.display()));
+        }
+        Ok(Ok(())) | Err(_) => false,
+    };
+    if !is_running {
+        bail!(
+            "no node runs on the state directory `{}`; `zdapd serve` starts one, --state-dir names another",
             state_dir.display()
-        )
-    })?;
+        );
+    }
+    let text = std::fs::read_to_string(state_dir.join("port"))
+        .context("the node is still starting; try again in a moment")?;
     text.trim()
         .parse()
         .with_context(|| format!("`{}/port` does not hold a port", state_dir.display()))
@@ -243,6 +271,22 @@ mod tests {
         );
         drop(first);
         StateDir::lock(directory.path()).expect("the first has gone");
+    }
+
+    #[test]
+    fn the_port_is_told_while_the_node_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let told = || port(directory.path()).map_err(|error| error.to_string());
+        assert!(told().unwrap_err().contains("no node runs"));
+        let state = StateDir::lock(directory.path()).unwrap();
+        assert!(told().unwrap_err().contains("still starting"));
+        state.publish_port(4000).unwrap();
+        assert_eq!(told(), Ok(4000));
+        drop(state);
+        assert!(
+            told().unwrap_err().contains("no node runs"),
+            "a killed node leaves the file"
+        );
     }
 
     #[tokio::test]

@@ -43,10 +43,13 @@ pub struct ResourceWatch {
     poll: Duration,
 }
 
+/// What keeps a catalogue up to date, and the catalogue.
+pub type Watched = (ResourceWatch, watch::Receiver<Arc<Catalogue>>);
+
 /// Reads the directory for the first time, and returns what keeps the result up to date.
 ///
 /// Bad files are no error here: they are in the catalogue's `errors`, and in the log.
-pub fn open(directory: &Path) -> Result<(ResourceWatch, watch::Receiver<Arc<Catalogue>>), WatchError> {
+pub fn open(directory: &Path) -> Result<Watched, WatchError> {
     let readable = absolute(directory).and_then(|path| fs::read_dir(&path).map(|_| path));
     let directory = readable.map_err(|source| WatchError::Directory {
         directory: directory.to_owned(),

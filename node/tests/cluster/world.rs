@@ -116,6 +116,7 @@ impl Machine {
         let membership = state::membership(&state, &config.node_name, token, Utc::now()).await?;
         let identity = membership.identity.clone();
         let parts = Parts {
+            resources: zdap_node::resource::watch::open(&config.config_dir)?,
             state,
             membership,
             socket: bind(port).await?,
