@@ -57,9 +57,9 @@ use crate::runtime::Runtime;
 use crate::runtime::docker::Docker;
 use crate::runtime::process::Process;
 use crate::state::{Membership, Origin, StateDir};
-use crate::storage::Storage;
 use crate::storage::directory::Directory;
 use crate::storage::zfs::Zfs;
+use crate::storage::{Storage, StorageError};
 
 /// Runs a node until `shutdown` is done.
 pub async fn run(
@@ -108,7 +108,9 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
             runtime,
         }),
         Err(error) => {
-            if membership.origin == Origin::Founded {
+            // To take over another node's data, one has to know as whom.
+            let is_others = matches!(error.downcast_ref(), Some(StorageError::NotOurs { .. }));
+            if membership.origin == Origin::Founded && !is_others {
                 state.forget_founding();
             }
             Err(error)

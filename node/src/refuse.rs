@@ -31,7 +31,7 @@ pub fn storage(error: &StorageError) -> Refusal {
             .with_hint("destroy its clones first; `zdapd list clones` on the node shows them"),
         StorageError::Full(_) => Refusal::new(RefusalKind::Full, message)
             .with_hint("free space by destroying clones that nobody uses; `zdap list clones` shows yours"),
-        StorageError::Unusable { hint, .. } => {
+        StorageError::Unusable { hint, .. } | StorageError::NotOurs { hint, .. } => {
             Refusal::new(RefusalKind::Unavailable, message).with_hint(hint)
         }
         StorageError::Command { .. } | StorageError::Io { .. } | StorageError::Unreadable(_) => {

@@ -973,7 +973,8 @@ async fn memory_is_busy_and_full_on_request() {
 }
 
 fn refused(error: Option<StorageError>, words: &[&str]) {
-    let Some(StorageError::Unusable { message, hint }) = error else {
+    let Some(StorageError::Unusable { message, hint } | StorageError::NotOurs { message, hint }) = error
+    else {
         panic!("{error:?}");
     };
     for word in words {

@@ -193,7 +193,15 @@ pub enum StorageError {
     /// The disk, pool or quota is full.
     #[error("no space left on {0}")]
     Full(String),
-    /// The pool or directory is not there, not writable or not ours; nothing was changed.
+    /// The tree is another node's, or nobody's that we know; nothing was changed.
+    #[error("{message}")]
+    NotOurs {
+        /// Whose it is.
+        message: String,
+        /// The remedy.
+        hint: String,
+    },
+    /// The pool or directory is not there or cannot be used; nothing was changed.
     #[error("{message}")]
     Unusable {
         /// What is wrong, naming the pool or path.

@@ -313,7 +313,7 @@ fn check_owner(root: &Path, owner: &str) -> Result<bool, StorageError> {
     let node_file = root.join(NODE_FILE);
     match fs::read_to_string(&node_file) {
         Ok(node) if node.trim() == owner => Ok(true),
-        Ok(node) => Err(StorageError::Unusable {
+        Ok(node) => Err(StorageError::NotOurs {
             message: format!(
                 "`{}` belongs to the node `{}`; this node is `{owner}`",
                 root.display(),
@@ -331,7 +331,7 @@ fn check_owner(root: &Path, owner: &str) -> Result<bool, StorageError> {
                 |name: &String| name == LOST_AND_FOUND || name == LOCK_FILE || name.starts_with(NODE_FILE);
             match entries(root)?.iter().find(|name| !is_ours(name)) {
                 None => Ok(false),
-                Some(stranger) => Err(StorageError::Unusable {
+                Some(stranger) => Err(StorageError::NotOurs {
                     message: format!(
                         "`{}` is not ours: it has no file `{NODE_FILE}`, and holds `{stranger}`",
                         root.display()

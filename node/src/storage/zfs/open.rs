@@ -152,7 +152,7 @@ async fn found(pool: &str, tree: &str, owner: &str) -> Result<(), StorageError> 
 async fn check_owner(pool: &str, tree: &str, root: &Dataset, owner: &str) -> Result<(), StorageError> {
     match &root.node {
         Some(node) if node == owner => Ok(()),
-        Some(node) => Err(StorageError::Unusable {
+        Some(node) => Err(StorageError::NotOurs {
             message: format!("`{tree}` belongs to the node `{node}`; this node is `{owner}`"),
             hint: format!(
                 "name another pool or dataset, or, if that node is gone for good, hand its data over with \
@@ -163,7 +163,7 @@ async fn check_owner(pool: &str, tree: &str, root: &Dataset, owner: &str) -> Res
             let listing = list(tree, true).await.map_err(|failure| failure.in_pool(pool))?;
             match listing.keys().find(|name| *name != tree) {
                 None => Ok(()),
-                Some(stranger) => Err(StorageError::Unusable {
+                Some(stranger) => Err(StorageError::NotOurs {
                     message: format!(
                         "`{tree}` is not ours: it has no property `zdap:node`, and holds `{stranger}`"
                     ),
