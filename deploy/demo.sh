@@ -69,7 +69,10 @@ attach() {
     step "zdap add origin TOKEN" 'a developer joins, once'
     zdap add origin "$token"
     step 'zdap init && zdap attach orders' 'the compose service `orders` becomes a private clone'
-    CLONE=$(cd "$DEMO/project" && zdap init --quiet && zdap attach orders | tee /dev/stderr | awk '{ print $3 }')
+    local line # orders attached: CLONE on NODE
+    line=$(cd "$DEMO/project" && zdap init --quiet && zdap attach orders)
+    say "$line"
+    read -r _ _ CLONE _ <<<"$line"
 }
 
 # In a compose project `docker compose up` does this, in a container; the demo needs no Docker.

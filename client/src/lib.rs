@@ -70,7 +70,7 @@ fn log_to_stderr(cli: &Cli) {
     let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "error",
         (false, 0) => "warn",
-        (false, 1) => "warn,zdap=debug,zdap_proto=debug",
+        (false, 1) => "info",
         (false, _) => "debug",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("ZDAP_LOG")

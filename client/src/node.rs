@@ -1,7 +1,7 @@
 //! One node that was reached, and what it can be asked.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::{Connection, Endpoint};
 use zdap_proto::connect::{ConnectError, connect, explain};
@@ -110,8 +110,11 @@ impl Node {
         identity: &Arc<Identity>,
         address: &str,
     ) -> Result<Self, NodeError> {
+        let begun = Instant::now();
+        let connection = connect(endpoint, identity, address, Purpose::Control).await?;
+        tracing::debug!(address, took = ?begun.elapsed(), "connected");
         Ok(Self {
-            connection: connect(endpoint, identity, address, Purpose::Control).await?,
+            connection,
             endpoint: endpoint.clone(),
             identity: identity.clone(),
             address: address.to_owned(),
@@ -263,7 +266,9 @@ impl Node {
     }
 
     async fn ask_with(&self, request: &Request, progress: impl FnMut(Progress)) -> Result<Answer, NodeError> {
+        let begun = Instant::now();
         let asked = control::call(&self.connection, request, progress).await;
+        tracing::debug!(address = self.address, ?request, took = ?begun.elapsed(), "asked");
         asked.map_err(|error| self.explain(error))
     }
 

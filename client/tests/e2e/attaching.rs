@@ -30,7 +30,7 @@ fn several_attaches_at_once_do_not_lose_each_other() {
     let text = user.read("docker-compose.override.yml");
     for clone in node.clones() {
         assert_eq!(
-            text.matches(&format!("ZDAP_CLONE: {clone}\n")).count(),
+            text.matches(&format!("ZDAP_CLONE: \"{clone}\"\n")).count(),
             1,
             "{text}"
         );
@@ -88,9 +88,8 @@ fn an_attach_that_is_interrupted_at_any_moment_leaves_nothing() {
         }
         assert_eq!(user.files(), files, "after {milliseconds} ms");
         await_until("the node has undone it", || {
-            (node.things() == things).then_some(())
+            (node.clones().is_empty() && node.things() == things).then_some(())
         });
-        assert_eq!(node.clones(), [] as [&str; 0], "after {milliseconds} ms");
     }
     assert!(interrupted > 0);
 }

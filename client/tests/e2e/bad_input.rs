@@ -144,7 +144,7 @@ fn a_project_that_cannot_take_the_clone_is_named_and_no_clone_is_made() {
     fs::remove_file(user.file(".zdap")).unwrap();
 
     for (text, words) in [
-        ("services: [", &[file.as_str(), "line 1", "not valid YAML"][..]),
+        ("services: [\n", &[file.as_str(), "line 2", "not valid YAML"][..]),
         (
             "services:\n  orders: {image: a\n",
             &[&file, "line ", "not valid YAML"],
@@ -187,7 +187,7 @@ fn a_project_that_cannot_take_the_clone_is_named_and_no_clone_is_made() {
     user.write(compose, "services:\n  orders: {image: postgres:15}\n");
     let r#override = "docker-compose.override.yml";
     for (text, words) in [
-        ("services: [", &[r#override, "line 1", "not valid YAML"][..]),
+        ("services: [\n", &[r#override, "line 2", "not valid YAML"][..]),
         (
             "services:\n  orders: {image: mine}\n",
             &[r#override, "line 2", "`orders` is already in the override"],

@@ -42,7 +42,7 @@ fn a_project_with_everything_in_the_way_gets_a_clone_and_gives_it_back() {
         ["a nut of my own", "anvil", "bolt", "orders"]
     );
 
-    project.compose(&["down", "--timeout=2"]).done();
+    project.compose(&["down", "--volumes", "--timeout=2"]).done();
     let line = project.user.zdap(&["detach", "orders"]).line();
     assert_eq!(line, "orders detached");
     assert_eq!(project.user.read("docker-compose.yml"), compose);
@@ -136,10 +136,9 @@ impl Project {
     /// Returns what the other service reads, once the database is healthy.
     fn rows_by_app(&self) -> Vec<String> {
         self.compose(&["up", "--detach", "--force-recreate"]).done();
-        let waited = run(Command::new("docker").args(["wait", &format!("{}-app-1", self.name)])).line();
-        let rows = self
-            .compose(&["logs", "--no-log-prefix", "--no-color", "app"])
-            .line();
+        let app = format!("{}-app-1", self.name);
+        let waited = run(Command::new("docker").args(["wait", &app])).line();
+        let rows = run(Command::new("docker").args(["logs", &app])).line();
         assert_eq!(waited, "0", "{rows}");
         rows.lines().map(str::to_owned).collect()
     }

@@ -270,7 +270,7 @@ fn the_completion_scripts_are_accepted_by_their_shells() {
         user.write(shell, &script);
     }
     run(Command::new("bash").arg("-n").arg(user.file("bash"))).done();
-    let complete = "source bash; complete -p zdap";
+    let complete = "source ./bash; complete -p zdap";
     let said = run(Command::new("bash")
         .args(["-c", complete])
         .current_dir(user.project()));

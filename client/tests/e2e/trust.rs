@@ -99,22 +99,22 @@ fn a_node_that_is_not_there_is_named() {
     let user = User::of(&node, &["orders"]);
     let files = user.files();
     node.kill();
-    for command in [
-        &["attach", "orders"][..],
-        &["list", "resources"],
-        &["psql", "orders"],
-    ] {
-        user.zdap(command)
-            .fails(
-                3,
-                &[
-                    "no origin was reached",
-                    &format!("no answer from {}", node.address()),
-                ],
-            )
-            .hints("check that zdapd runs there");
-    }
-    let failure = user.zdap(&["clone", "orders", "--json"]);
+    let none = format!("no answer from {}", node.address());
+    // At once: each waits as long as a node is given to answer.
+    let failure = std::thread::scope(|scope| {
+        for command in [
+            &["attach", "orders"][..],
+            &["list", "resources"],
+            &["psql", "orders"],
+        ] {
+            let (user, none) = (&user, &none);
+            scope.spawn(move || {
+                let said = user.zdap(command).fails(3, &["no origin was reached", none]);
+                said.hints("check that zdapd runs there")
+            });
+        }
+        user.zdap(&["clone", "orders", "--json"])
+    });
     assert_eq!(failure.code, Some(3));
     let document: serde_json::Value = serde_json::from_str(&failure.stdout).unwrap();
     assert_eq!(document["error"]["kind"], "unreachable");
