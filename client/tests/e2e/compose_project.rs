@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::lab::variable;
 use crate::node::Node;
+use crate::place::{Place, Runtime, Storage};
 use crate::program::{Said, run};
 use crate::user::User;
 
@@ -15,9 +16,12 @@ fn a_project_with_everything_in_the_way_gets_a_clone_and_gives_it_back() {
     if variable(TEST, "ZDAP_TEST_COMPOSE").is_none() {
         return;
     }
-    let Some(node) = Node::on_zfs_and_docker(TEST, &["orders"]) else {
+    let Some(place) = Place::prepare(TEST, Storage::Zfs, Runtime::Docker) else {
         return;
     };
+    place.write_resource("orders");
+    let node = Node::start(place, "db1", None);
+    node.restore(&["orders"]);
     let engine = Engine::locked();
     let port = free_port();
     let (compose, r#override) = (compose_file(port), OVERRIDE.replace("PORT", &port.to_string()));

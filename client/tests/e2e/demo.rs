@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::lab::{skip, variable};
-use crate::node::{names, servers_below};
+use crate::place::{names, servers_below};
 use crate::program::{programs, run};
 
 #[test]

@@ -13,7 +13,9 @@ mod everyday;
 #[path = "../../../node/tests/lab/mod.rs"]
 mod lab;
 mod node;
+mod place;
 mod program;
+mod resource_file;
 mod several_nodes;
 mod trust;
 mod user;

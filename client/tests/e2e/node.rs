@@ -1,125 +1,69 @@
-//! A node of a test's own: the real `zdapd`, with all it makes below one directory, and gone with it.
+//! A node of a test's own: the real `zdapd`.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
-use zdap_proto::identity::Identity;
 
-use crate::lab::variable;
-use crate::program::{Said, programs, run};
+use crate::place::{Place, Runtime, Storage};
+use crate::program::{Said, run};
 
 /// A running node.
 #[derive(Debug)]
 pub(crate) struct Node {
-    root: TempDir,
-    programs: PathBuf,
     process: Child,
     flags: Vec<String>,
-    dataset: Option<Dataset>,
     pub(crate) port: u16,
+    place: Place, // the last to go
 }
 
 impl Node {
     /// Starts a node that needs no more than Postgres, and restores `resources` there; skips `test` where it cannot be had.
     pub(crate) fn embedded(test: &str, resources: &[&str]) -> Option<Self> {
-        let node = Self::joining(test, "db1", resources, None)?;
-        Some(node)
+        Self::joining(test, "db1", resources, None)
     }
 
     /// Does the same under a name, as a peer of the cluster that `token` is for.
     pub(crate) fn joining(test: &str, name: &str, resources: &[&str], token: Option<&str>) -> Option<Self> {
-        let programs = programs(test)?;
-        variable(test, "ZDAP_TEST_POSTGRES_BIN")?;
-        let root = root();
-        let data = root.path().join("data").display().to_string();
-        let storage = [
-            "--data-dir".to_owned(),
-            data,
-            "--runtime".to_owned(),
-            "process".to_owned(),
-        ];
-        Some(Self::start(
-            root,
-            programs,
-            name,
-            storage.to_vec(),
-            None,
-            resources,
-            token,
-        ))
-    }
-
-    /// Starts a node on ZFS and Docker.
-    pub(crate) fn on_zfs_and_docker(test: &str, resources: &[&str]) -> Option<Self> {
-        let programs = programs(test)?;
-        let pool = variable(test, "ZDAP_TEST_ZPOOL")?;
-        variable(test, "ZDAP_TEST_DOCKER")?;
-        variable(test, "ZDAP_TEST_IMAGE")?;
-        let dataset = Dataset::create(&pool);
-        let storage = ["--zpool", &dataset.0, "--runtime", "docker"].map(str::to_owned);
-        Some(Self::start(
-            root(),
-            programs,
-            "db1",
-            storage.to_vec(),
-            Some(dataset),
-            resources,
-            None,
-        ))
-    }
-
-    fn start(
-        root: TempDir,
-        programs: PathBuf,
-        name: &str,
-        storage: Vec<String>,
-        dataset: Option<Dataset>,
-        resources: &[&str],
-        token: Option<&str>,
-    ) -> Self {
+        let place = Place::prepare(test, Storage::Directory, Runtime::Process)?;
         for resource in resources {
-            write_resource(root.path(), resource);
+            place.write_resource(resource);
         }
-        let mut flags = storage;
-        let directory = root.path().display();
-        flags.extend([
-            format!("--state-dir={directory}/state"),
-            format!("--config-dir={directory}/resources"),
-        ]);
-        flags.extend([
-            format!("--node-name={name}"),
-            "--network-address=127.0.0.1".to_owned(),
-        ]);
-        let log = File::create(root.path().join("log")).unwrap();
-        let process = daemon(&programs, &flags)
-            .args(["--api-port=0", "serve"])
-            .args(token.map(|token| format!("--join={token}")))
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let node = Self::start(place, name, token);
+        node.restore(resources);
+        Some(node)
+    }
+
+    /// Starts a node where everything is prepared for it.
+    pub(crate) fn start(place: Place, name: &str, token: Option<&str>) -> Self {
+        let mut flags = place.flags();
+        flags.push(format!("--node-name={name}"));
+        let mut command = daemon(place.programs(), &flags);
+        command.args(["--api-port=0", "serve"]);
+        command.args(token.map(|token| format!("--join={token}")));
+        command.stderr(File::create(place.log()).unwrap());
         let mut node = Self {
-            root,
-            programs,
-            process,
+            process: command.spawn().unwrap(),
             flags,
-            dataset,
             port: 0,
+            place,
         };
         node.port = node.published_port();
-        if !resources.is_empty() {
-            node.zdapd(&[&["create", "snap"], resources].concat()).done();
-        }
         node
+    }
+
+    /// Restores resources and makes a snapshot of each.
+    pub(crate) fn restore(&self, resources: &[&str]) {
+        if !resources.is_empty() {
+            self.zdapd(&[&["create", "snap"], resources].concat()).done();
+        }
     }
 
     /// Runs a command of this machine's administrator.
     pub(crate) fn zdapd(&self, arguments: &[&str]) -> Said {
-        run(daemon(&self.programs, &self.flags).args(arguments))
+        run(daemon(self.programs(), &self.flags).args(arguments))
     }
 
     /// Returns a token for a user of this name.
@@ -134,12 +78,12 @@ impl Node {
 
     /// Returns where its identity and its CA are.
     pub(crate) fn state(&self) -> PathBuf {
-        self.root.path().join("state")
+        self.place.state()
     }
 
     /// Returns the programs that it is one of.
     pub(crate) fn programs(&self) -> &Path {
-        &self.programs
+        self.place.programs()
     }
 
     /// Returns the ids of all clones, of every owner, that the node knows of.
@@ -151,33 +95,9 @@ impl Node {
             .collect()
     }
 
-    /// Returns everything that there is of this node on the disk and in the engine: datasets or directories of clones and
-    /// bases, containers, servers.
+    /// Returns everything that there is of this node: datasets or directories of clones, containers, servers.
     pub(crate) fn things(&self) -> Vec<String> {
-        let mut things = match &self.dataset {
-            Some(dataset) => dataset.list(),
-            None => names(&self.root.path().join("data/clones")),
-        };
-        if self.dataset.is_some() {
-            things.extend(self.containers());
-        }
-        things.extend(
-            servers_below(self.root.path())
-                .iter()
-                .map(|(_, place)| place.display().to_string()),
-        );
-        things.sort();
-        things
-    }
-
-    fn containers(&self) -> Vec<String> {
-        let Ok(identity) = Identity::load(&self.state()) else {
-            return Vec::new(); // it has never served
-        };
-        let filter = format!("label=zdap.node={}/db1", identity.cluster());
-        let list =
-            run(Command::new("docker").args(["ps", "--all", "--format", "{{.Names}}", "--filter", &filter]));
-        list.line().lines().map(str::to_owned).collect()
+        self.place.things()
     }
 
     /// Kills it as a power cut would.
@@ -190,75 +110,24 @@ impl Node {
         let path = self.state().join("port");
         await_until("the node serves", || {
             if let Ok(Some(status)) = self.process.try_wait() {
-                panic!("zdapd ended with {status}: {}", self.log());
+                panic!("zdapd ended with {status}: {}", self.place.logged());
             }
             fs::read_to_string(&path).ok()?.parse().ok()
         })
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.root.path().join("log")).unwrap_or_default()
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the node's log:\n{}", self.log());
+            eprintln!("the node's log:\n{}", self.place.logged());
         }
-        let clones = self
-            .dataset
-            .as_ref()
-            .map(|_| self.containers())
-            .unwrap_or_default();
         if let Ok(None) = self.process.try_wait() {
             let destroyed = self.zdapd(&["destroy", "all", "--yes"]);
             let _ = kill_process(pid(&self.process), Signal::TERM);
             let _ = self.process.wait();
             if destroyed.code != Some(0) {
                 eprintln!("what the node has made could not be destroyed: {destroyed:#?}");
-            }
-        }
-        // Whatever a node that was killed has left.
-        for container in clones {
-            let _ = Command::new("docker")
-                .args(["rm", "--force", "--volumes", &container])
-                .output();
-        }
-        for (server, _) in servers_below(self.root.path()) {
-            let _ = kill_process(server, Signal::KILL);
-        }
-    }
-}
-
-/// A dataset of a test's own in the lab's pool.
-#[derive(Debug)]
-struct Dataset(String);
-
-impl Dataset {
-    fn create(pool: &str) -> Self {
-        let dataset = format!("{pool}/e2e-{}", std::process::id());
-        run(Command::new("zfs").args(["create", &dataset])).done();
-        Self(dataset)
-    }
-
-    fn list(&self) -> Vec<String> {
-        let arguments = ["list", "-H", "-r", "-t", "all", "-o", "name", &self.0];
-        let list = run(Command::new("zfs").args(arguments)).line();
-        list.lines().map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Dataset {
-    fn drop(&mut self) {
-        // It is busy for a while after the last process has left it.
-        let end = Instant::now() + DEADLINE;
-        loop {
-            let said = run(Command::new("zfs").args(["destroy", "-r", &self.0]));
-            match said.code {
-                Some(0) => return,
-                _ if Instant::now() > end => return eprintln!("{} stays: {said:#?}", self.0),
-                _ => std::thread::sleep(MOMENT),
             }
         }
     }
@@ -282,37 +151,6 @@ pub(crate) fn pid(process: &Child) -> Pid {
     Pid::from_child(process)
 }
 
-/// Returns the processes that work in a directory below `root`, and where: every Postgres works in its data.
-pub(crate) fn servers_below(root: &Path) -> Vec<(Pid, PathBuf)> {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let below = processes.filter_map(|entry| {
-        let id = entry.file_name().to_str()?.parse().ok()?;
-        let place = fs::read_link(entry.path().join("cwd")).ok()?;
-        place.starts_with(root).then_some((Pid::from_raw(id)?, place))
-    });
-    // A server and its workers are one.
-    let mut below: Vec<_> = below.collect();
-    below.sort_by(|a, b| a.1.cmp(&b.1));
-    below.dedup_by(|a, b| a.1 == b.1);
-    below
-}
-
-/// Returns the names in a directory; an absent one has none.
-pub(crate) fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
-/// A directory that the user databases run as can get through.
-fn root() -> TempDir {
-    let root = tempfile::tempdir().unwrap();
-    fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
-    fs::create_dir(root.path().join("resources")).unwrap();
-    root
-}
-
 fn daemon(programs: &Path, flags: &[String]) -> Command {
     let mut command = Command::new(programs.join("zdapd"));
     command
@@ -322,25 +160,6 @@ fn daemon(programs: &Path, flags: &[String]) -> Command {
         .envs(std::env::var_os("DOCKER_HOST").map(|host| ("DOCKER_HOST", host)))
         .current_dir("/");
     command
-}
-
-/// A database with one small table, named as its resource.
-fn write_resource(root: &Path, name: &str) {
-    let directory = root.join("resources");
-    let resource = format!(
-        "name: {name}\nretrieval: ./retrieval.sh\ncreation: ./creation.sh\ndocker:\n  image: postgres:15\n  port: 5432\n  \
-         env: [POSTGRES_PASSWORD=secret, POSTGRES_DB={name}]\n  volume: /var/lib/postgresql/data\n"
-    );
-    fs::write(directory.join(format!("{name}.resource.yml")), resource).unwrap();
-    write_script(&directory.join("retrieval.sh"), "echo /dev/null");
-    let creation = "psql -X -q -v ON_ERROR_STOP=1 -d \"$ZDAP_RESOURCE\" -c \
-        \"create table item (name text); insert into item values ('anvil'), ('bolt'), ('$ZDAP_RESOURCE')\"";
-    write_script(&directory.join("creation.sh"), creation);
-}
-
-fn write_script(path: &Path, text: &str) {
-    fs::write(path, format!("#!/bin/sh\nset -e\n{text}\n")).unwrap();
-    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Far more than anything here takes on a slow machine.
