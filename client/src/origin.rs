@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quinn::Endpoint;
 use tokio::time::{Instant, timeout, timeout_at};
+use zdap_proto::connect::CONNECT_DEADLINE;
 use zdap_proto::identity::Identity;
 use zdap_proto::message::{NodeStatus, ResourceView};
 use zdap_proto::name::{ClusterId, ResourceName, SnapshotTime};
@@ -423,8 +424,8 @@ fn indented<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     lines.map(|line| format!("\n  {line}")).collect()
 }
 
-/// A node that is well answers in one round trip; somebody is waiting.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// A node that is well answers in one round trip; somebody is waiting. Connecting gives up first, as it can say more.
+const ANSWER_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(Duration::from_secs(1));
 /// What a better place may take longer to answer than a good one: a round trip round the world.
 const GRACE: Duration = Duration::from_millis(300);
 
