@@ -139,7 +139,8 @@ impl Project {
 
     /// Returns what the other service reads, once the database is healthy.
     fn rows_by_app(&self) -> Vec<String> {
-        self.compose(&["rm", "--force", "--stop", "--volumes", "app"]).done();
+        self.compose(&["rm", "--force", "--stop", "--volumes", "app"])
+            .done();
         self.compose(&["up", "--detach"]).done();
         let app = format!("{}-app-1", self.name);
         let waited = run(Command::new("docker").args(["wait", &app])).line();
