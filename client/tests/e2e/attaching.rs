@@ -117,7 +117,7 @@ fn a_detach_whose_node_is_away_changes_nothing_unless_it_is_forced() {
         return;
     };
     let user = User::of(&node, &["orders"]);
-    let before = user.files();
+    let (things, before) = (node.things(), user.files());
     user.zdap(&["attach", "orders"]).done();
     let attached = user.files();
     let clone = node.clones().concat();
@@ -140,6 +140,10 @@ fn a_detach_whose_node_is_away_changes_nothing_unless_it_is_forced() {
         "{said:#?}"
     );
     assert_eq!(user.files(), before);
+
+    node.revive();
+    user.zdap(&["destroy", &clone]).done();
+    assert_eq!(node.things(), things);
 }
 
 fn start(user: &User, arguments: &[&str]) -> Child {

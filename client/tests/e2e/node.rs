@@ -40,12 +40,8 @@ impl Node {
     pub(crate) fn start(place: Place, name: &str, token: Option<&str>) -> Self {
         let mut flags = place.flags();
         flags.push(format!("--node-name={name}"));
-        let mut command = daemon(place.programs(), &flags);
-        command.args(["--api-port=0", "serve"]);
-        command.args(token.map(|token| format!("--join={token}")));
-        command.stderr(File::create(place.log()).unwrap());
         let mut node = Self {
-            process: command.spawn().unwrap(),
+            process: serve(&place, &flags, 0, token),
             flags,
             port: 0,
             place,
@@ -106,6 +102,13 @@ impl Node {
         self.process.wait().unwrap();
     }
 
+    /// Starts it again at the same port.
+    pub(crate) fn revive(&mut self) {
+        fs::remove_file(self.state().join("port")).unwrap();
+        self.process = serve(&self.place, &self.flags, self.port, None);
+        self.published_port();
+    }
+
     fn published_port(&mut self) -> u16 {
         let path = self.state().join("port");
         await_until("the node serves", || {
@@ -149,6 +152,14 @@ pub(crate) fn await_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> 
 /// Returns the process's id.
 pub(crate) fn pid(process: &Child) -> Pid {
     Pid::from_child(process)
+}
+
+fn serve(place: &Place, flags: &[String], port: u16, token: Option<&str>) -> Child {
+    let log = File::options().create(true).append(true).open(place.log());
+    let mut command = daemon(place.programs(), flags);
+    command.args([&format!("--api-port={port}"), "serve"]);
+    command.args(token.map(|token| format!("--join={token}")));
+    command.stderr(log.unwrap()).spawn().unwrap()
 }
 
 fn daemon(programs: &Path, flags: &[String]) -> Command {
