@@ -139,6 +139,25 @@ impl Bases {
         Ok(())
     }
 
+    /// Returns the snapshots that are known.
+    pub fn snapshots(&self) -> BTreeSet<SnapshotId> {
+        self.known().snapshots.keys().cloned().collect()
+    }
+
+    /// Forgets the snapshots, of those `before` the look, that were removed behind our back.
+    pub fn observe(&self, before: &BTreeSet<SnapshotId>, inventory: &Inventory) {
+        let there: BTreeSet<_> = inventory
+            .bases
+            .iter()
+            .flat_map(|base| base.snapshots.iter().map(|(snapshot, _)| snapshot))
+            .collect();
+        for snapshot in before.iter().filter(|snapshot| !there.contains(snapshot)) {
+            if self.known().snapshots.remove(snapshot).is_some() {
+                tracing::warn!(%snapshot, "a snapshot is gone from the disk; forgetting it");
+            }
+        }
+    }
+
     /// Removes a base that the reconcile pass found unfinished, unless its restore is under way or has ended well since.
     pub async fn remove_unfinished(&self, base: &BaseId) {
         let in_use = {
@@ -163,9 +182,10 @@ impl Bases {
         }
     }
 
-    /// Returns the newest snapshot of a resource.
+    /// Returns the newest snapshot of a resource: the last of the newest base, whenever older ones were snapshotted again.
     pub fn newest(&self, resource: &ResourceName) -> Option<SnapshotId> {
-        self.of(resource).max_by_key(|snapshot| snapshot.taken_at)
+        self.of(resource)
+            .max_by_key(|snapshot| (snapshot.base.created_at, snapshot.taken_at))
     }
 
     /// Returns the snapshot of a resource taken at a time.
@@ -204,6 +224,10 @@ impl Bases {
 
     async fn run(self: Arc<Self>, resource: Arc<Resource>, base: BaseId, stage: Stage) {
         tracing::info!(%base, "restore begins");
+        let listed = Listed {
+            bases: Arc::clone(&self),
+            resource: resource.name.clone(),
+        };
         let mut shutdown = self.shutdown.clone();
         let result = tokio::select! {
             result = self.steps(&resource, &base, &stage) => result,
@@ -223,7 +247,7 @@ impl Bases {
                 Err(refusal)
             }
         };
-        self.known().restores.remove(&resource.name);
+        drop(listed);
         stage.state.send_replace(RestoreState::Ended(result));
     }
 
@@ -371,6 +395,18 @@ impl Bases {
     }
 }
 
+/// A restore on the list of those under way; it goes from there however it ends, by a panic too.
+struct Listed {
+    bases: Arc<Bases>,
+    resource: ResourceName,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.bases.known().restores.remove(&self.resource);
+    }
+}
+
 impl Known {
     /// Returns `now`, or the first second after it at which the resource has neither base nor snapshot.
     fn free_time(&self, resource: &ResourceName, now: DateTime<Utc>) -> SnapshotTime {
@@ -380,6 +416,10 @@ impl Known {
                 .keys()
                 .filter(|snapshot| &snapshot.base.resource == resource);
             of.any(|snapshot| snapshot.taken_at == time || snapshot.base.created_at == time)
+                || self
+                    .restores
+                    .get(resource)
+                    .is_some_and(|restore| restore.base.created_at == time)
         };
         let mut time = SnapshotTime::new(now);
         while taken(time) {

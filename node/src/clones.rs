@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub struct Clones {
     storage: Arc<dyn Storage>,
     runtime: Arc<dyn Runtime>,
     known: Mutex<BTreeMap<CloneId, Known>>,
+    /// How many instances have ended so far.
+    ended: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
@@ -68,17 +71,20 @@ impl Clones {
             storage,
             runtime,
             known,
+            ended: AtomicU64::new(0),
         }
     }
 
     /// Makes a clone and returns when it answers; undoes everything if it cannot.
-    pub async fn create(&self, order: Order) -> Result<(CloneRecord, Stages), Refusal> {
+    ///
+    /// There are no stages if an earlier request of the same id had made it.
+    pub async fn create(&self, order: Order) -> Result<(CloneRecord, Option<Stages>), Refusal> {
         let began = Instant::now();
         let (mut record, _held) = loop {
             match self.admit(&order)? {
                 Admission::New(record, held) => break (*record, held),
                 // Another request made, or is making, this very clone.
-                Admission::Made(record) => return Ok((*record, Stages::default())),
+                Admission::Made(record) => return Ok((*record, None)),
                 Admission::InTheMaking(lock) => drop(lock.lock().await),
             }
         };
@@ -89,7 +95,7 @@ impl Clones {
                     ..stages
                 };
                 tracing::info!(clone = %record.id, owner = %record.owner, ?stages, "clone is ready");
-                Ok((record, stages))
+                Ok((record, Some(stages)))
             }
             Err(refusal) => {
                 tracing::warn!(clone = %record.id, owner = %record.owner, error = %refusal, "clone could not be made");
@@ -114,17 +120,67 @@ impl Clones {
         let Some((known, _held)) = self.hold(id) else {
             return Ok(());
         };
-        let (CloneState::Ready, Some(data)) = (known.record.state, known.data) else {
-            return Ok(());
+        let data = match (known.record.state, known.address, known.data) {
+            (CloneState::Ready, None, Some(data)) => data,
+            // The disk says `ready` because it could not be marked; it was promised to go.
+            (CloneState::Destroying, _, _) => {
+                self.take_away(id).await;
+                return Ok(());
+            }
+            (CloneState::Ready | CloneState::Creating, _, _) => return Ok(()),
         };
         let spec = instance::spec(resource, InstanceId::Clone(id.clone()), data);
-        let started = self
-            .runtime
-            .start(&spec)
-            .await
-            .map_err(|error| refuse::runtime(&error))?;
+        let started = self.runtime.start(&spec).await;
+        let started = started.map_err(|error| refuse::runtime(&error))?;
         self.change(id, |known| known.address = Some(started.address));
         Ok(())
+    }
+
+    /// Returns how many instances have ended so far, for [`Self::observe`].
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Takes over where instances answer, and where data is mounted, as they were just seen; `ended` was read before the
+    /// look. An address outlives its instance, and the engine gives it to somebody else's: one that was not seen is
+    /// forgotten, and one that was may have been lost since.
+    pub fn observe(
+        &self,
+        inventory: &Inventory,
+        instances: &[Observed],
+        in_flight: &BTreeSet<InstanceId>,
+        ended: u64,
+    ) {
+        let is_late = ended != self.ended();
+        for clone in &inventory.clones {
+            if in_flight.contains(&InstanceId::Clone(clone.record.id.clone())) {
+                continue;
+            }
+            self.change(&clone.record.id, |known| {
+                if known.record.state == CloneState::Ready {
+                    let seen = Known::found(clone, instances);
+                    known.data = seen.data;
+                    if !is_late || seen.address.is_none() {
+                        known.address = seen.address;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Forgets where the instance of a clone answered, since it has ended, unless something is being done to the clone.
+    pub fn lose_address(&self, id: &CloneId) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        if let Some((_, _held)) = self.hold(id) {
+            self.change(id, |known| known.address = None);
+        }
+    }
+
+    /// Forgets where every instance answered, since the engine may have given the addresses to others.
+    pub fn lose_addresses(&self) {
+        for clone in self.list() {
+            self.lose_address(&clone.id);
+        }
     }
 
     /// Removes a clone that the reconcile pass found interrupted or expired, unless something is being done to it, or it
@@ -182,24 +238,23 @@ impl Clones {
     /// Decides whether an order is a new clone, one that was made already, or one that is being made.
     fn admit(&self, order: &Order) -> Result<Admission, Refusal> {
         let mut known = self.known();
-        let same =
-            |known: &&Known| known.record.owner == order.owner && known.record.request_id == order.request_id;
-        if let Some(same) = known.values().find(same) {
-            match same.record.state {
-                CloneState::Ready if same.address.is_some() => {
-                    return Ok(Admission::Made(Box::new(same.record.clone())));
-                }
-                CloneState::Creating => return Ok(Admission::InTheMaking(Arc::clone(&same.lock))),
-                CloneState::Ready => return Err(starting(&same.record.id)),
-                // It is as good as gone; the request is made anew.
-                CloneState::Destroying => {}
-            }
+        // What is being destroyed is as good as gone: it is neither found again nor counted.
+        let mine = |known: &&Known| {
+            known.record.owner == order.owner && known.record.state != CloneState::Destroying
+        };
+        let same = |known: &&Known| known.record.request_id == order.request_id;
+        if let Some(same) = known.values().filter(mine).find(same) {
+            return match (same.record.state, &same.address) {
+                (CloneState::Creating, _) => Ok(Admission::InTheMaking(Arc::clone(&same.lock))),
+                (_, Some(_)) => Ok(Admission::Made(Box::new(same.record.clone()))),
+                (_, None) => Err(starting(&same.record.id)),
+            };
         }
         if let Some(most) = order.resource.limits.clones_per_user {
-            let of_user = |known: &&Known| {
-                known.record.owner == order.owner && known.record.resource() == &order.resource.name
-            };
-            if known.values().filter(of_user).count() >= usize::try_from(most).unwrap_or(usize::MAX) {
+            let of_resource = |known: &&Known| known.record.resource() == &order.resource.name;
+            if known.values().filter(mine).filter(of_resource).count()
+                >= usize::try_from(most).unwrap_or(usize::MAX)
+            {
                 return Err(Refusal::new(
                     RefusalKind::Full,
                     format!(
@@ -305,8 +360,9 @@ impl Clones {
 
     /// Takes the clone's lock if it is free.
     fn hold(&self, id: &CloneId) -> Option<(Known, OwnedMutexGuard<()>)> {
+        let held = self.lock_of(id)?.try_lock_owned().ok()?;
+        // Read once the lock is held: whoever held it before may have changed or removed the clone.
         let known = self.known().get(id).cloned()?;
-        let held = Arc::clone(&known.lock).try_lock_owned().ok()?;
         Some((known, held))
     }
 

@@ -40,10 +40,11 @@ pub mod tunnel;
 
 use std::net::UdpSocket;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{Local, Utc};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use zdap_proto::token::Token;
 use zdap_proto::transport;
 
@@ -166,6 +167,7 @@ pub async fn serve(
         invites: Invites::load(state.invites()).context("read the invites")?,
         relay_program: relay_program::path(),
         capacity,
+        ended: Notify::new(),
         bases: Arc::new(bases),
         clones: Arc::new(clones),
         identity: membership.identity,
@@ -174,7 +176,7 @@ pub async fn serve(
         storage,
         runtime,
     });
-    node.keep_in_order(Utc::now()).await;
+    let stopped_clones = node.put_right(Utc::now()).await;
 
     let endpoint = transport::server_endpoint(socket, &node.identity)?;
     state.publish_port(port).context("write down the port")?;
@@ -182,7 +184,8 @@ pub async fn serve(
     let tasks = [
         tokio::spawn(watch.run()),
         tokio::spawn(Arc::clone(&node).keep_measured()),
-        tokio::spawn(Arc::clone(&node).stay_in_order(stopping.clone())),
+        tokio::spawn(Arc::clone(&node).stay_in_order(stopped_clones)),
+        tokio::spawn(Arc::clone(&node).watch_ends()),
         tokio::spawn(images::keep_present(
             Arc::clone(&node.runtime),
             node.catalogue.clone(),
@@ -193,7 +196,8 @@ pub async fn serve(
     shutdown.await;
     tracing::info!("stopping; clones keep running");
     stop.send_replace(true);
-    node.bases.idle().await;
+    // What a restore could not undo in this time the next start does.
+    let _ = tokio::time::timeout(UNDOING, node.bases.idle()).await;
     server.await.context("the server failed")?;
     for task in tasks {
         task.abort();
@@ -264,3 +268,6 @@ fn announce(node: &Node, origin: Origin) {
         Origin::Known => {}
     }
 }
+
+/// `spec.md`: SIGTERM lets what is under way finish for 10 s.
+const UNDOING: Duration = Duration::from_secs(10);

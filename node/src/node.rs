@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use zdap_proto::identity::{ClusterCa, Identity};
 use zdap_proto::name::{CloneId, NodeName, SnapshotId};
+use zdap_proto::refusal::Refusal;
 
 use crate::bases::Bases;
 use crate::clones::Clones;
@@ -18,7 +20,7 @@ use crate::reconcile::{Repair, plan};
 use crate::refuse;
 use crate::resource::catalogue::Catalogue;
 use crate::retention::{self, SnapshotUse};
-use crate::runtime::{InstanceId, Runtime};
+use crate::runtime::{InstanceId, Observed, Runtime};
 use crate::storage::{Capacity, Inventory, Storage};
 
 /// One node: its name, its identity, its seams and what it serves.
@@ -46,6 +48,8 @@ pub struct Node {
     pub clones: Arc<Clones>,
     /// The room there was a few seconds ago; [`Self::keep_measured`] keeps it, so that asking forks no program.
     pub capacity: watch::Sender<Capacity>,
+    /// Says that an instance has ended, so that the next pass is due.
+    pub ended: Notify,
     /// The relay program for clients that do not have its image.
     pub relay_program: PathBuf,
 }
@@ -54,38 +58,97 @@ impl Node {
     /// Looks at the disk and at what runs, and repairs what a crash, a reboot or a failed removal left behind; then
     /// removes the snapshots that retention lets go. Failures are logged, and met again by the next pass.
     pub async fn keep_in_order(&self, now: DateTime<Utc>) {
-        let known: Vec<CloneId> = self.clones.list().into_iter().map(|clone| clone.id).collect();
+        let stopped = self.put_right(now).await;
+        self.start_clones(stopped).await;
+    }
+
+    /// Does all of [`Self::keep_in_order`] but starting clones, which can take minutes; returns those to start.
+    pub async fn put_right(&self, now: DateTime<Utc>) -> Vec<CloneId> {
+        let clones: Vec<CloneId> = self.clones.list().into_iter().map(|clone| clone.id).collect();
+        let snapshots = self.bases.snapshots();
+        let ended = self.clones.ended();
         let mut in_flight = self.in_flight();
-        let inventory = match self.storage.inventory().await {
-            Ok(inventory) => inventory,
-            Err(error) => return tracing::error!(error = refuse::chain(&error), "look at the datasets"),
-        };
-        let instances = match self.runtime.instances().await {
-            Ok(instances) => instances,
-            Err(error) => return tracing::error!(error = refuse::chain(&error), "look at the instances"),
+        let (inventory, instances) = match self.look().await {
+            Ok(seen) => seen,
+            Err(refusal) => {
+                tracing::error!(error = %refusal, "look at what is there");
+                return Vec::new();
+            }
         };
         // What was being worked on before or after the look may have been seen half done.
         in_flight.extend(self.in_flight());
-        for id in gone(&known, &inventory).filter(|id| !in_flight.contains(&InstanceId::Clone((*id).clone())))
-        {
-            self.clones.forget(id).await;
-        }
-        let repairs = plan(&inventory, &instances, &in_flight, now);
-        join_all(repairs.into_iter().map(|repair| self.repair(repair, now))).await;
-        self.retire_snapshots(now).await;
-    }
-
-    /// Runs [`Self::keep_in_order`] soon after the start, then every minute, until `shutdown`. What the node asked for just
-    /// before a crash the engine may still carry out after the restart has looked; the early pass meets it.
-    pub async fn stay_in_order(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
-        let mut minute = tokio::time::interval_at(Instant::now() + FIRST_PASS, PASS);
-        minute.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = minute.tick() => self.keep_in_order(Utc::now()).await,
-                () = crate::stopped(&mut shutdown) => return,
+        self.bases.observe(&snapshots, &inventory);
+        self.clones.observe(&inventory, &instances, &in_flight, ended);
+        for id in gone(&clones, &inventory) {
+            if !in_flight.contains(&InstanceId::Clone(id.clone())) {
+                self.clones.forget(id).await;
             }
         }
+        let (starts, removals): (Vec<_>, Vec<_>) = plan(&inventory, &instances, &in_flight, now)
+            .into_iter()
+            .partition(|repair| matches!(repair, Repair::StartClone(_)));
+        join_all(removals.into_iter().map(|repair| self.remove(repair, now))).await;
+        self.retire_snapshots(now).await;
+        let starts = starts.into_iter().filter_map(|repair| match repair {
+            Repair::StartClone(id) => Some(id),
+            Repair::RemoveInstance(_) | Repair::DestroyClone(_) | Repair::DestroyBase(_) => None,
+        });
+        starts.collect()
+    }
+
+    /// Starts clones, a few at a time: a machine that has just booted has many.
+    pub async fn start_clones(&self, clones: Vec<CloneId>) {
+        let starts = futures_util::stream::iter(clones);
+        starts
+            .for_each_concurrent(STARTS, |id| async move { self.start_clone(&id).await })
+            .await;
+    }
+
+    /// Keeps the node in order until dropped: at once, soon after the start, when an instance has ended, and every
+    /// minute. `stopped` are the clones that the look before the start found not running.
+    pub async fn stay_in_order(self: Arc<Self>, stopped: Vec<CloneId>) {
+        let mut stopped = stopped;
+        let mut next = Instant::now() + SOON;
+        loop {
+            let node = Arc::clone(&self);
+            // In a task of its own: a clone that takes long to start does not hold up the next pass.
+            tokio::spawn(async move { node.start_clones(stopped).await });
+            tokio::time::sleep_until(next).await;
+            let _ = tokio::time::timeout(PASS.saturating_sub(SOON), self.ended.notified()).await;
+            stopped = self.put_right(Utc::now()).await;
+            next = Instant::now() + SOON;
+        }
+    }
+
+    /// Forgets at once where a clone answered when its instance ends, and has it started again, until dropped.
+    pub async fn watch_ends(self: Arc<Self>) {
+        loop {
+            let mut ends = self.runtime.ends();
+            while let Some(instance) = ends.next().await {
+                if let InstanceId::Clone(id) = instance {
+                    self.clones.lose_address(&id);
+                    self.ended.notify_one();
+                }
+            }
+            tracing::warn!("the engine no longer says which instances end; asking it again");
+            self.clones.lose_addresses();
+            self.ended.notify_one();
+            tokio::time::sleep(SOON).await;
+        }
+    }
+
+    async fn look(&self) -> Result<(Inventory, Vec<Observed>), Refusal> {
+        let inventory = self
+            .storage
+            .inventory()
+            .await
+            .map_err(|error| refuse::storage(&error))?;
+        let instances = self
+            .runtime
+            .instances()
+            .await
+            .map_err(|error| refuse::runtime(&error))?;
+        Ok((inventory, instances))
     }
 
     /// Measures the room there is every few seconds, until dropped.
@@ -101,14 +164,14 @@ impl Node {
         }
     }
 
-    async fn repair(&self, repair: Repair, now: DateTime<Utc>) {
+    async fn remove(&self, repair: Repair, now: DateTime<Utc>) {
         tracing::info!(?repair, "putting right");
         match repair {
             Repair::RemoveInstance(InstanceId::Clone(id)) => self.clones.remove_orphan(&id).await,
             Repair::RemoveInstance(InstanceId::Base(id)) => self.bases.remove_orphan(&id).await,
             Repair::DestroyClone(id) => self.clones.remove_interrupted(&id, now).await,
             Repair::DestroyBase(id) => self.bases.remove_unfinished(&id).await,
-            Repair::StartClone(id) => self.start_clone(&id).await,
+            Repair::StartClone(_) => {}
         }
     }
 
@@ -163,7 +226,10 @@ fn gone<'a>(known: &'a [CloneId], inventory: &Inventory) -> impl Iterator<Item =
 
 /// A disk of terabytes does not fill up in between.
 const MEASURED: Duration = Duration::from_secs(5);
-/// Longer than an engine takes to make a container.
-const FIRST_PASS: Duration = Duration::from_secs(5);
+/// Longer than an engine takes to make a container: what a dead node asked for just before it died is seen by the second
+/// pass. And the shortest time between passes, for a clone that ends as soon as it is started.
+const SOON: Duration = Duration::from_secs(5);
 /// Often enough that what a crash left does not pile up; a pass costs one listing of datasets and one of containers.
 const PASS: Duration = Duration::from_secs(60);
+/// Each reads a database's files and replays its log.
+const STARTS: usize = 8;

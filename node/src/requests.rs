@@ -32,6 +32,8 @@ pub struct Answered {
     pub answer: Answer,
     /// What follows it on the stream.
     pub body: Option<File>,
+    /// The clone that was made for this answer, to be destroyed if nobody takes it.
+    pub made: Option<CloneId>,
 }
 
 /// Does what `peer` asks, or says why not.
@@ -45,11 +47,15 @@ pub async fn answer(
     let answer = match request {
         Request::Status => Answer::Status(status(node)),
         Request::ListResources => Answer::Resources(resources(node)),
-        Request::ListSnapshots { resource } => Answer::Snapshots(snapshots(node, resource.as_ref())),
+        Request::ListSnapshots { resource } => {
+            let resource = resource.map(|name| real_name(node, name));
+            Answer::Snapshots(snapshots(node, resource.as_ref()))
+        }
         Request::ListClones { resource, all_owners } => {
             if all_owners {
                 asker.must_be_admin("list everybody's clones")?;
             }
+            let resource = resource.map(|name| real_name(node, name));
             let mut clones = node.clones.list();
             clones.retain(|clone| {
                 (all_owners || clone.owner == asker.name)
@@ -77,7 +83,7 @@ pub async fn answer(
                 }
                 Some(_) | None => asker.name,
             };
-            create_clone(node, &resource, snapshot, owner, request_id).await?
+            return create_clone(node, &resource, snapshot, owner, request_id).await;
         }
         Request::DestroyClone { clone } => {
             if let Some(record) = node.clones.find(&clone) {
@@ -109,8 +115,8 @@ pub async fn answer(
                 bytes,
             };
             return Ok(Answered {
-                answer,
                 body: Some(file),
+                ..answer.into()
             });
         }
         Request::IssueToken { invited, ttl_seconds } => {
@@ -125,7 +131,17 @@ pub async fn answer(
             Answer::Token(issue_token(node, invited, ttl_seconds)?)
         }
     };
-    Ok(Answered { answer, body: None })
+    Ok(answer.into())
+}
+
+impl From<Answer> for Answered {
+    fn from(answer: Answer) -> Self {
+        Self {
+            answer,
+            body: None,
+            made: None,
+        }
+    }
 }
 
 /// Who asks, and what they may.
@@ -260,6 +276,7 @@ async fn create_snapshot(
     progress: &mpsc::Sender<Progress>,
 ) -> Result<SnapshotView, Refusal> {
     let resource = resource_named(node, name)?;
+    let name = &resource.name;
     let snapshot = match use_existing {
         true => node.bases.snapshot_existing(name, Utc::now()).await?,
         false => follow(node.bases.restore(&resource, Utc::now()), progress).await?,
@@ -307,8 +324,9 @@ async fn create_clone(
     snapshot: Option<SnapshotTime>,
     owner: UserName,
     request_id: RequestId,
-) -> Result<Answer, Refusal> {
+) -> Result<Answered, Refusal> {
     let resource = resource_named(node, name)?;
+    let name = &resource.name;
     let snapshot = match snapshot {
         None => node.bases.newest(name).ok_or_else(|| no_snapshot(name))?,
         Some(time) => node.bases.find(name, time).ok_or_else(|| {
@@ -320,16 +338,21 @@ async fn create_clone(
         })?,
     };
     let order = Order {
-        resource,
+        resource: Arc::clone(&resource),
         snapshot,
         owner,
         request_id,
         now: Utc::now(),
     };
     let (record, stages) = node.clones.create(order).await?;
-    Ok(Answer::Created {
+    let made = stages.is_some().then(|| record.id.clone());
+    let answer = Answer::Created {
         clone: record.view(&node.name),
-        stages,
+        stages: stages.unwrap_or_default(),
+    };
+    Ok(Answered {
+        made,
+        ..answer.into()
     })
 }
 
@@ -409,6 +432,14 @@ impl Node {
                     format!("the public key cannot be certified: {}", refuse::chain(&error)),
                 )
             })
+    }
+}
+
+/// Returns the name of the resource that is called so, or has that alias; a name that no resource has stays.
+fn real_name(node: &Node, name: ResourceName) -> ResourceName {
+    match node.catalogue.borrow().find(&name) {
+        Some(resource) => resource.name.clone(),
+        None => name,
     }
 }
 

@@ -26,12 +26,12 @@ pub struct SnapshotUse {
 /// - it is younger than `keep_days` days;
 /// - a clone hangs from it.
 ///
-/// The newest is the one that was taken last; of two taken at once, the one of the later base. A base none of whose
+/// The newest is the last of the newest base, whenever older bases were snapshotted again. A base none of whose
 /// snapshots is kept goes whole. A base without a snapshot is an unfinished restore and not retention's business.
 pub fn plan(snapshots: &[SnapshotUse], retention: &Retention, now: DateTime<Utc>) -> Vec<DatasetId> {
     let mut newest_first: Vec<_> = snapshots.iter().collect();
     newest_first
-        .sort_by_key(|snapshot| std::cmp::Reverse((snapshot.id.taken_at, snapshot.id.base.created_at)));
+        .sort_by_key(|snapshot| std::cmp::Reverse((snapshot.id.base.created_at, snapshot.id.taken_at)));
     let rank_kept = usize::try_from(retention.keep_snapshots.max(1)).unwrap_or(usize::MAX);
     let kept_since = retention
         .keep_days
@@ -155,8 +155,8 @@ mod tests {
             };
             for snapshot in &snapshots {
                 let newer = snapshots.iter().filter(|other| {
-                    (other.id.taken_at, other.id.base.created_at)
-                        > (snapshot.id.taken_at, snapshot.id.base.created_at)
+                    (other.id.base.created_at, other.id.taken_at)
+                        > (snapshot.id.base.created_at, snapshot.id.taken_at)
                 });
                 let rank = u32::try_from(newer.count()).unwrap();
                 let age = (time(NOW) - snapshot.id.taken_at.time()).num_days();

@@ -153,7 +153,11 @@ impl Asked {
         }
         tracing::debug!(peer = %self.peer.subject, ?request, "request");
         match self.work(request).await {
-            Some(Ok(Answered { answer, body })) => {
+            Some(Ok(Answered {
+                answer,
+                body,
+                made: _,
+            })) => {
                 self.reply(&Reply::Done(answer)).await;
                 if let Some(mut file) = body {
                     // A client that goes away in the middle has its own error.

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
 use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, Started};
@@ -181,6 +184,15 @@ impl Runtime for Memory {
         self.faults.call("instances", effect).await
     }
 
+    fn ends(&self) -> BoxStream<'_, InstanceId> {
+        let (sender, receiver) = unbounded_channel();
+        self.machine().ended.push(sender);
+        stream::unfold(receiver, async |mut receiver| {
+            Some((receiver.recv().await?, receiver))
+        })
+        .boxed()
+    }
+
     async fn has_image(&self, image: &str) -> Result<bool, RuntimeError> {
         let effect = async { Ok(!self.machine().missing_images.contains(image)) };
         self.faults.call("has_image", effect).await
@@ -207,12 +219,14 @@ struct Machine {
     never_ready: BTreeSet<String>,
     exits_at_start: BTreeSet<String>,
     echo: bool,
+    ended: Vec<UnboundedSender<InstanceId>>,
 }
 
 impl Machine {
     fn halt(&mut self, id: &InstanceId) {
         if let Some(instance) = self.instances.get_mut(id) {
             *instance = Instance::default();
+            self.ended.retain(|ended| ended.send(id.clone()).is_ok());
         }
     }
 }

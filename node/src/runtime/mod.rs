@@ -15,6 +15,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use zdap_proto::name::{BaseId, CloneId};
 
@@ -42,6 +44,12 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     /// Returns the name under which the instance is known outside, as `docker exec` wants it.
     fn instance_name(&self, instance: &InstanceId) -> String {
         instance.name()
+    }
+
+    /// Says which instances of this node end, as they end. It ends itself when the engine can no longer tell; what has
+    /// ended meanwhile is found by [`Self::instances`]. A runtime whose addresses are never used again says nothing.
+    fn ends(&self) -> BoxStream<'_, InstanceId> {
+        futures_util::stream::pending().boxed()
     }
 
     /// Returns whether `image` can be started from without fetching anything.

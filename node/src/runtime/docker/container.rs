@@ -98,10 +98,15 @@ pub(super) fn belongs_to(labels: Option<&HashMap<String, String>>, node: &str, i
         && label(INSTANCE_LABEL).is_some_and(|label| *label == to_label(id))
 }
 
+/// Reads which instance a container with these labels is.
+pub(super) fn instance(labels: &HashMap<String, String>) -> Option<InstanceId> {
+    serde_json::from_str(labels.get(INSTANCE_LABEL)?).ok()
+}
+
 /// Reads one entry of the engine's list; nothing if its labels are not ours after all.
 pub(super) fn observe(container: &ContainerSummary) -> Option<Observed> {
     let labels = container.labels.as_ref()?;
-    let id = serde_json::from_str(labels.get(INSTANCE_LABEL)?).ok()?;
+    let id = instance(labels)?;
     let port = labels.get(PORT_LABEL)?.parse().ok()?;
     let runs = container.state == Some(ContainerSummaryStateEnum::RUNNING);
     let networks = container

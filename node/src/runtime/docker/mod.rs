@@ -5,6 +5,7 @@
 //! addresses. Labels say whose they are. They are not restarted by the engine: the node knows which ought to run.
 
 mod container;
+mod ends;
 mod error;
 mod image;
 mod network;
@@ -24,6 +25,7 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use tokio::sync::RwLock;
 use tokio::time::{Instant, timeout};
 
@@ -345,6 +347,10 @@ impl Runtime for Docker {
 
     fn instance_name(&self, instance: &InstanceId) -> String {
         container::name(&self.node, instance)
+    }
+
+    fn ends(&self) -> BoxStream<'_, InstanceId> {
+        ends::of(&self.engine, &self.node)
     }
 
     async fn has_image(&self, image: &str) -> Result<bool, RuntimeError> {
