@@ -61,7 +61,12 @@ pub async fn run(
         script: name.clone(),
         source,
     };
-    let mut child = Command::new(script)
+    let mut command = Command::new(script);
+    // `PGHOSTADDR` or `PGSERVICE` would win over our `PGHOST`, and the script would change another database.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(arguments)
         .envs(environment)
         .current_dir(script.parent().unwrap_or_else(|| Path::new("/")))
@@ -259,6 +264,24 @@ mod tests {
         while !gone() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_zdapd_inherited_leads_no_script_to_another_database() {
+        if std::env::var_os("PGSERVICE").is_none() {
+            // Only a child's environment can be chosen.
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "script::tests::what_zdapd_inherited_leads_no_script_to_another_database"])
+                .env("PGSERVICE", "production")
+                .env("PGHOSTADDR", "192.0.2.1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&child.stdout);
+            assert!(child.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let last = run_body("echo $(env | grep ^PG)", LONG).await.unwrap();
+        assert_eq!(last.as_deref(), Some("PGHOST=here"));
     }
 
     #[tokio::test]
