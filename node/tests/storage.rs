@@ -676,6 +676,24 @@ async fn a_zfs_clone_left_unmounted_is_mounted_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_zfs_clone_that_cannot_be_mounted_is_said_not_to_be_until_an_inventory_mounts_it() {
+    let Some(dataset) = LabDataset::new("storage::a_zfs_clone_that_cannot_be_mounted") else {
+        return;
+    };
+    let storage = Zfs::open(&dataset.name, OWNER).await.unwrap();
+    let record = cloned(&storage, &SnapshotId::of_restore(base("orders"))).await;
+    let clone = async || storage.inventory().await.unwrap().clones.remove(0);
+    let path = clone().await.path;
+    fs::write(path.join("data"), "text").unwrap();
+    dataset.zfs(&["umount", &format!("{}/zdap/clones/{}", dataset.name, record.id)]);
+    fs::write(path.join("in the way"), "").unwrap(); // ZFS mounts on empty directories only
+    assert!(!clone().await.mounted);
+    fs::remove_file(path.join("in the way")).unwrap();
+    assert!(clone().await.mounted);
+    assert_eq!(read(&path, "data"), "text");
+}
+
+#[tokio::test]
 async fn a_mountpoint_of_the_administrators_choice_is_used_and_none_is_refused() {
     let Some(dataset) = LabDataset::new("storage::a_mountpoint_of_the_administrators_choice") else {
         return;

@@ -71,6 +71,7 @@ impl Tree {
                     Ok(Record::Clone(record)) => inventory.clones.push(CloneDataset {
                         record,
                         path: path.join(DATA),
+                        mounted: true,
                     }),
                     Ok(Record::Base(id)) => inventory.bases.push(base(id, &path, &mut inventory.foreign)?),
                     Ok(Record::Folder { .. }) => {}
@@ -255,6 +256,7 @@ impl Tree {
                 Ok(Record::Clone(record)) => Some(CloneDataset {
                     record,
                     path: folder.join(name).join(DATA),
+                    mounted: true,
                 }),
                 Ok(Record::Base(_) | Record::Folder { .. }) | Err(_) => None,
             })

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 
-use super::parse::{self, Dataset};
+use super::parse::{self, Dataset, Listing};
 use super::run::{Kind, zfs, zpool};
 use super::{Zfs, foreign, list, list_one, mount_if_needed};
 use crate::storage::StorageError;
@@ -40,6 +40,7 @@ impl Zfs {
             tree,
             mountpoint,
             folders: Mutex::new(()),
+            changes: RwLock::new(()),
         };
         if root.node.is_none() {
             let property = format!("zdap:node={owner}");
@@ -81,20 +82,31 @@ impl Zfs {
         }
     }
 
-    async fn mount_all(&self) -> Result<(), StorageError> {
-        let listing = self
+    /// Mounts what is ours and not mounted, as far as that can be done, and returns what there is then.
+    pub(super) async fn mount_all(&self) -> Result<Listing, StorageError> {
+        let mut listing = self
             .list(&self.tree)
             .await
             .map_err(|failure| self.failed(failure))?;
-        for (name, dataset) in &listing {
-            if dataset.kind == "filesystem"
-                && parse::own_record(&self.tree, name, dataset).is_ok()
-                && let Err(failure) = mount_if_needed(name, dataset).await
-            {
-                tracing::warn!(error = %self.failed(failure), "cannot mount `{name}`");
+        for (name, dataset) in &mut listing {
+            if !self.lacks_mount(name, dataset) {
+                continue;
+            }
+            match mount_if_needed(name, dataset).await {
+                Ok(()) => dataset.mounted = true,
+                Err(failure) => {
+                    tracing::warn!(error = %self.failed(failure), "cannot mount `{name}`: it is of no use until then");
+                }
             }
         }
-        Ok(())
+        Ok(listing)
+    }
+
+    /// Returns whether a dataset is ours, should be mounted, and is not.
+    pub(super) fn lacks_mount(&self, name: &str, dataset: &Dataset) -> bool {
+        dataset.kind == "filesystem"
+            && !dataset.mounted
+            && parse::own_record(&self.tree, name, dataset).is_ok()
     }
 }
 
