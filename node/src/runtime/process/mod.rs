@@ -204,8 +204,8 @@ impl Runtime for Process {
         if spec.shm_bytes.is_some() || spec.millicpus.is_some() || spec.memory_bytes.is_some() {
             tracing::debug!(instance = %spec.id, "limits of memory and processors are not enforced on processes");
         }
-        let (directory, account) = (data::directory(spec), self.account.clone());
-        let data = blocking(move || data::own(&directory, &account)).await?;
+        let (wanted, account) = (spec.clone(), self.account.clone());
+        let data = blocking(move || data::own(&wanted, &account)).await?;
         match (self.home(&spec.id).note()?, self.server_on(&data).await?) {
             (Some(note), Some(server)) if note.data == data => self.join(spec, note, server).await,
             (Some(_) | None, Some(_)) => Err(RuntimeError::Failed {
