@@ -9,6 +9,7 @@ mod lab;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -113,6 +114,8 @@ impl Drop for LabDataset {
     }
 }
 
+/// `nobody`, on every Linux.
+const NOBODY: u32 = 65534;
 /// For what takes a moment.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -870,6 +873,77 @@ async fn what_a_killed_process_left_half_made_or_half_removed_is_removed_at_star
     for name in [".new", ".trash"] {
         assert_eq!(fs::read_dir(root.path().join(name)).unwrap().count(), 0, "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_left_and_cannot_be_removed_keeps_nobody_from_starting() {
+    let root = tempfile::tempdir().unwrap();
+    drop(Directory::open(root.path(), OWNER).await.unwrap());
+    let left = [".new/0", ".trash/clone orders-k3v9x2mq"].map(|name| root.path().join(name));
+    for path in &left {
+        fs::create_dir(path).unwrap();
+        // What something is mounted on is busy, for root as well.
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "tmpfs"])
+            .arg(path)
+            .output()
+            .unwrap();
+        if !mount.status.success() {
+            let reason = String::from_utf8_lossy(&mount.stderr).trim().to_owned();
+            lab::skip::<()>(
+                "storage::what_an_earlier_process_left_and_cannot_be_removed",
+                &reason,
+            );
+            return;
+        }
+    }
+    let opened = Directory::open(root.path(), OWNER).await;
+    if let Ok(storage) = &opened {
+        cloned(storage, &SnapshotId::of_restore(base("orders"))).await;
+    }
+    for path in &left {
+        assert!(Command::new("umount").arg(path).status().unwrap().success());
+    }
+    opened.unwrap();
+}
+
+#[tokio::test]
+async fn data_that_a_container_gave_away_is_named_with_the_remedy_when_it_cannot_be_read() {
+    let test = "data_that_a_container_gave_away_is_named_with_the_remedy_when_it_cannot_be_read";
+    if rustix::process::geteuid().is_root() {
+        // Root reads everything: once more, as a user who does not.
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let suite = directory.path().join("suite");
+        fs::copy(std::env::current_exe().unwrap(), &suite).unwrap();
+        let output = Command::new(&suite)
+            .uid(NOBODY)
+            .args(["--exact", test])
+            .env("TMPDIR", directory.path())
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let storage = Directory::open(root.path(), OWNER).await.unwrap();
+    let snapshot = SnapshotId::of_restore(base("orders"));
+    let path = storage.create_base(&snapshot.base, &none()).await.unwrap();
+    fs::create_dir(path.join("global")).unwrap();
+    fs::set_permissions(path.join("global"), fs::Permissions::from_mode(0o000)).unwrap();
+    let us = format!("zdapd runs as user {}", rustix::process::geteuid().as_raw());
+    for error in [
+        storage.snapshot(&snapshot).await.err(),
+        storage
+            .referenced_bytes(&DatasetId::Base(snapshot.base))
+            .await
+            .err(),
+    ] {
+        refused(error, &[path.join("global").to_str().unwrap(), &us]);
+    }
+    fs::set_permissions(path.join("global"), fs::Permissions::from_mode(0o700)).unwrap();
 }
 
 #[tokio::test]

@@ -89,6 +89,26 @@ pub(super) fn not_readable(path: &Path, error: &io::Error) -> StorageError {
     }
 }
 
+/// Returns the error of data that could not be read, which may belong to the user a container's database runs as.
+pub(super) fn data_not_read(path: &Path, error: io::Error) -> StorageError {
+    if error.kind() != ErrorKind::PermissionDenied {
+        return failed("read", path, error);
+    }
+    let owner = fs::symlink_metadata(path).map_or_else(
+        |_| "another user".to_owned(),
+        |found| format!("user {}", found.uid()),
+    );
+    StorageError::Unusable {
+        message: format!(
+            "cannot read `{}`, which belongs to {owner}; zdapd runs as user {}",
+            path.display(),
+            rustix::process::geteuid().as_raw()
+        ),
+        hint: "run zdapd as root, or with `--runtime process`, under which the data stays zdapd's own"
+            .to_owned(),
+    }
+}
+
 /// Returns the bytes on disk of what lies below a directory; what goes away meanwhile is not counted.
 pub(super) fn bytes_below(directory: &Path) -> Result<u64, StorageError> {
     let add = |sum: u64, path: &Path| -> Result<u64, StorageError> {
@@ -101,11 +121,11 @@ pub(super) fn bytes_below(directory: &Path) -> Result<u64, StorageError> {
     };
     match fs::read_dir(directory) {
         Ok(mut entries) => entries.try_fold(0, |sum, entry| {
-            let entry = entry.map_err(|error| failed("read", directory, error))?;
+            let entry = entry.map_err(|error| data_not_read(directory, error))?;
             add(sum, &entry.path())
         }),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(failed("read", directory, error)),
+        Err(error) => Err(data_not_read(directory, error)),
     }
 }
 

@@ -45,8 +45,15 @@ impl Tree {
         }
         for name in [NEW, TRASH] {
             let path = tree.root.join(name);
-            remove_all(&path)?;
-            fs::create_dir(&path).map_err(|error| not_writable(&path, &error))?;
+            fs::create_dir_all(&path).map_err(|error| not_writable(&path, &error))?;
+            for leftover in entries(&path)? {
+                if let Err(error) = remove_all(&path.join(leftover)) {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "what an earlier life left takes room until it is removed"
+                    );
+                }
+            }
         }
         ensure_directory(&tree.root.join(CLONES))?;
         Ok(tree)
@@ -275,10 +282,16 @@ impl Tree {
     }
 
     fn new_directory(&self) -> Result<NewDirectory, StorageError> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join(NEW).join(number.to_string());
-        ensure_directory(&path)?;
-        Ok(NewDirectory(path))
+        loop {
+            let number = self.made.fetch_add(1, Ordering::Relaxed);
+            let path = self.root.join(NEW).join(number.to_string());
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(NewDirectory(path)),
+                // What an earlier life left and this one could not remove.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed("make", &path, error)),
+            }
+        }
     }
 
     fn path(&self, dataset: &DatasetId) -> PathBuf {
