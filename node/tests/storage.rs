@@ -774,6 +774,35 @@ async fn a_zfs_tree_of_another_node_or_of_nobody_or_in_use_is_refused() {
 }
 
 #[tokio::test]
+async fn a_first_start_on_zfs_that_failed_leaves_a_tree_that_the_next_node_can_take() {
+    let Some(dataset) = LabDataset::new("storage::a_first_start_on_zfs_that_failed") else {
+        return;
+    };
+    let mountpoint = dataset.zfs(&["get", "-H", "-o", "value", "mountpoint", &dataset.name]);
+    let place = Path::new(mountpoint.trim()).join("zdap");
+    // The tree cannot be mounted, then not be locked, then its folder of clones cannot be mounted.
+    for obstacle in ["file", ".zdap-lock/file", "clones/file"] {
+        let path = place.join(obstacle);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "").unwrap();
+        Zfs::open(&dataset.name, "c1/lost").await.unwrap_err();
+        match obstacle {
+            "file" => fs::remove_file(&path).unwrap(),
+            _ => fs::remove_dir_all(path.parent().unwrap()).unwrap(),
+        }
+        let tree = format!("{}/zdap", dataset.name);
+        if obstacle == "file" {
+            dataset.zfs(&["mount", &tree]);
+        }
+    }
+    Zfs::open(&dataset.name, OWNER).await.unwrap();
+    refused(
+        Zfs::open(&dataset.name, "c1/lost").await.err(),
+        &[OWNER, "c1/lost"],
+    );
+}
+
+#[tokio::test]
 async fn foreign_snapshots_of_a_base_are_named_and_keep_it() {
     let Some(dataset) = LabDataset::new("storage::foreign_snapshots_of_a_base_are_named") else {
         return;
