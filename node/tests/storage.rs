@@ -976,6 +976,35 @@ async fn data_that_a_container_gave_away_is_named_with_the_remedy_when_it_cannot
 }
 
 #[tokio::test]
+async fn the_inventory_of_a_directory_does_not_look_at_the_data() {
+    let root = tempfile::tempdir().unwrap();
+    let storage = Directory::open(root.path(), OWNER).await.unwrap();
+    let record = cloned(&storage, &SnapshotId::of_restore(base("orders"))).await;
+    let before = storage.inventory().await.unwrap();
+    let snapshot = root.path().join(record.snapshot.base.to_string()).join("@base");
+    fs::write(snapshot.join("more"), noise(1 << 20)).unwrap();
+    assert_eq!(storage.inventory().await.unwrap(), before);
+    // Unless the size has been lost.
+    fs::remove_file(snapshot.with_file_name("base.bytes")).unwrap();
+    for _ in 0..2 {
+        let size = storage.inventory().await.unwrap().bases[0].snapshots[0].1;
+        assert!(size >= 1 << 20, "{size}");
+    }
+    // Of a snapshot that has gone nothing stays.
+    storage.destroy(&DatasetId::Clone(record.id)).await.unwrap();
+    storage
+        .destroy(&DatasetId::Snapshot(record.snapshot.clone()))
+        .await
+        .unwrap();
+    let mut left: Vec<_> = fs::read_dir(snapshot.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["data", "record.json"]);
+}
+
+#[tokio::test]
 async fn a_copy_that_nobody_waits_for_any_more_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let storage = Directory::open(root.path(), OWNER).await.unwrap();

@@ -37,6 +37,14 @@ pub(super) fn write_file(directory: &Path, name: &str, text: &str) -> Result<(),
     rename(&new, &path)
 }
 
+/// Returns the size written beside the snapshot at `path`.
+pub(super) fn read_size(path: &Path) -> Result<u64, StorageError> {
+    let text = fs::read_to_string(path).map_err(|error| failed("read", path, error))?;
+    text.trim().parse().map_err(|_| {
+        StorageError::Unreadable(format!("`{}` holds `{text}`, no number of bytes", path.display()))
+    })
+}
+
 /// Renames, and sees to it that the new name is still there after a power failure.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
     let folder = to.parent().unwrap_or(to);
@@ -61,6 +69,14 @@ pub(super) fn ensure_directory(path: &Path) -> Result<(), StorageError> {
 
 pub(super) fn remove_all(path: &Path) -> Result<(), StorageError> {
     match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("remove", path, error)),
+    }
+}
+
+pub(super) fn remove_file(path: &Path) -> Result<(), StorageError> {
+    match fs::remove_file(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("remove", path, error)),

@@ -5,6 +5,7 @@
 //! <root>/<resource>/<time>/record.json         a base
 //! <root>/<resource>/<time>/data/               its data
 //! <root>/<resource>/<time>/@base/              a snapshot: a copy of the data that nothing writes to
+//! <root>/<resource>/<time>/base.bytes          the snapshot's size
 //! <root>/clones/<clone id>/record.json, data/  a clone
 //! <root>/.new/, .trash/                        what is being made or removed; emptied at start
 //! ```
