@@ -9,6 +9,7 @@ mod account;
 mod data;
 mod home;
 mod installation;
+mod limits;
 mod live;
 mod server;
 
@@ -22,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use self::account::Account;
 use self::home::{Home, Log, Note, failed};
 use self::installation::Installations;
+use self::limits::Unenforced;
 use super::ready::{self, Readiness};
 use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, Started};
 
@@ -31,6 +33,7 @@ pub struct Process {
     state_dir: PathBuf,
     installations: Installations,
     account: Account,
+    limits: Unenforced,
 }
 
 impl Process {
@@ -50,6 +53,7 @@ impl Process {
             state_dir,
             installations: Installations::find()?,
             account: Account::choose()?,
+            limits: Unenforced::default(),
         })
     }
 
@@ -201,9 +205,7 @@ impl Runtime for Process {
                 hint: "the process runtime runs PostgreSQL only; use `--runtime docker`".to_owned(),
             });
         }
-        if spec.shm_bytes.is_some() || spec.millicpus.is_some() || spec.memory_bytes.is_some() {
-            tracing::debug!(instance = %spec.id, "limits of memory and processors are not enforced on processes");
-        }
+        self.limits.warn_of(spec);
         let (wanted, account) = (spec.clone(), self.account.clone());
         let data = blocking(move || data::own(&wanted, &account)).await?;
         match (self.home(&spec.id).note()?, self.server_on(&data).await?) {
