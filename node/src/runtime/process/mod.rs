@@ -3,7 +3,8 @@
 //! A server runs as an unprivileged user in a process group of its own, listens on a Unix socket in a private directory
 //! and goes on when the node ends. The next node finds it by the note in its [`home`] and by looking for the process
 //! that works on its data ([`live`]). The official image's variables mean the same as under Docker ([`data`]), so that
-//! the same resource file serves both. Limits of processors and memory are not enforced.
+//! the same resource file serves both. Limits of processors and memory are not enforced. All servers share one user: they
+//! are not kept from each other as containers are.
 
 mod account;
 mod data;
@@ -49,10 +50,12 @@ impl Process {
                 home.remove(None)?;
             }
         }
+        let account = Account::choose()?;
+        tracing::warn!("{}", account.what_it_lets_through());
         Ok(Self {
             state_dir,
             installations: Installations::find()?,
-            account: Account::choose()?,
+            account,
             limits: Unenforced::default(),
         })
     }
