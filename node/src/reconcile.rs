@@ -139,6 +139,7 @@ mod tests {
                 .map(|record| CloneDataset {
                     record,
                     path: PathBuf::from("/clone"),
+                    mounted: true,
                 })
                 .collect(),
             foreign: Vec::new(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Why a script did not do its work; each carries the last lines it printed.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +48,9 @@ pub enum ScriptError {
 
 /// Runs `script` in its own directory and returns the last line it wrote to standard output that is not blank.
 ///
-/// Both streams go to the log, and their last lines into the error. At the deadline, or when this future is dropped, the
-/// script is killed with everything it started.
+/// Of the variables that lead `psql` and its like to a database it sees those of `environment` only, none that zdapd
+/// itself was started with. Both streams go to the log (at DEBUG: they may quote rows), and their last lines into the
+/// error. At the deadline, or when this future is dropped, the script is killed with everything it started.
 pub async fn run(
     script: &Path,
     arguments: &[OsString],
@@ -61,7 +62,12 @@ pub async fn run(
         script: name.clone(),
         source,
     };
-    let mut child = Command::new(script)
+    let mut command = Command::new(script);
+    // `PGHOSTADDR` or `PGSERVICE` would win over our `PGHOST`, and the script would change another database.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(arguments)
         .envs(environment)
         .current_dir(script.parent().unwrap_or_else(|| Path::new("/")))
@@ -76,8 +82,13 @@ pub async fn run(
         return Err(start(io::ErrorKind::BrokenPipe.into()));
     };
 
+    tracing::info!(script = name, "a script begins");
+    let begin = Instant::now();
     let mut output = LastLines::default();
     let ended = timeout(deadline, follow(&mut child, stdout, stderr, &name, &mut output)).await;
+    if let Ok(Ok(status)) = &ended {
+        tracing::info!(script = name, %status, took = ?begin.elapsed(), "a script ended");
+    }
     match ended {
         Err(_) => Err(ScriptError::TimedOut {
             script: name,
@@ -102,26 +113,62 @@ async fn follow(
     name: &str,
     output: &mut LastLines,
 ) -> io::Result<std::process::ExitStatus> {
-    let mut stdout = BufReader::new(stdout).split(b'\n');
-    let mut stderr = BufReader::new(stderr).split(b'\n');
+    let (mut stdout, mut stderr) = (Lines::of(stdout), Lines::of(stderr));
     let (mut out_open, mut err_open) = (true, true);
-    let mut status = None;
+    let mut ended = None;
     loop {
+        let until = ended.map_or_else(Instant::now, |(_, at)| at + LINGER);
         tokio::select! {
+            // The end first: a child left behind may have something to say at every turn.
             biased;
-            line = stdout.next_segment(), if out_open => match line? {
+            () = sleep_until(until), if ended.is_some() => (out_open, err_open) = (false, false),
+            status = child.wait(), if ended.is_none() => ended = Some((status?, Instant::now())),
+            line = stdout.next(), if out_open => match line? {
                 Some(line) => output.push(&line, name, true),
                 None => out_open = false,
             },
-            line = stderr.next_segment(), if err_open => match line? {
+            line = stderr.next(), if err_open => match line? {
                 Some(line) => output.push(&line, name, false),
                 None => err_open = false,
             },
-            ended = child.wait(), if status.is_none() => status = Some(ended?),
-            () = tokio::time::sleep(LINGER), if status.is_some() => (out_open, err_open) = (false, false),
         }
-        if let (Some(status), false, false) = (status, out_open, err_open) {
+        if let (Some((status, _)), false, false) = (ended, out_open, err_open) {
             return Ok(status);
+        }
+    }
+}
+
+/// The lines of a stream, none longer than [`LINE_KEPT`]: what is beyond is passed over.
+struct Lines<R> {
+    stream: BufReader<R>,
+    /// What has been read of the line that has not ended yet.
+    line: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    fn of(stream: R) -> Self {
+        Self {
+            stream: BufReader::new(stream),
+            line: Vec::new(),
+        }
+    }
+
+    /// Returns the next line without its end; nothing after the last. Nothing is lost if the future is dropped.
+    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            let read = self.stream.fill_buf().await?;
+            if read.is_empty() {
+                return Ok((!self.line.is_empty()).then(|| std::mem::take(&mut self.line)));
+            }
+            let end = read.iter().position(|byte| *byte == b'\n');
+            let piece = &read[..end.unwrap_or(read.len())];
+            let room = LINE_KEPT - self.line.len();
+            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
+            let used = piece.len() + usize::from(end.is_some());
+            self.stream.consume(used);
+            if end.is_some() {
+                return Ok(Some(std::mem::take(&mut self.line)));
+            }
         }
     }
 }
@@ -138,14 +185,14 @@ impl LastLines {
         if line.is_empty() {
             return;
         }
-        tracing::info!(target: "script", script, "{line}");
+        tracing::debug!(target: "script", script, "{line}");
         if is_stdout {
             self.last_of_stdout = Some(line.clone());
         }
         if self.lines.len() == LINES_KEPT {
             self.lines.pop_front();
         }
-        self.lines.push_back(line.chars().take(LINE_KEPT).collect());
+        self.lines.push_back(line);
     }
 
     fn text(&self) -> String {
@@ -181,7 +228,7 @@ impl Drop for Group {
 
 /// `spec.md`: the last 50 lines of a script's output are in the error.
 const LINES_KEPT: usize = 50;
-/// A line is cut in the error, so that a dump echoed by mistake does not fill a reply.
+/// Bytes of a line that are kept: a dump echoed by mistake fills neither the memory nor a reply.
 const LINE_KEPT: usize = 2000;
 /// How long output that is still in the pipe may take to arrive after the script itself has ended.
 const LINGER: Duration = Duration::from_millis(100);
@@ -259,6 +306,48 @@ mod tests {
         while !gone() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_zdapd_inherited_leads_no_script_to_another_database() {
+        if std::env::var_os("PGSERVICE").is_none() {
+            // Only a child's environment can be chosen.
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "script::tests::what_zdapd_inherited_leads_no_script_to_another_database",
+                ])
+                .env("PGSERVICE", "production")
+                .env("PGHOSTADDR", "192.0.2.1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&child.stdout);
+            assert!(child.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let last = run_body("echo $(env | grep ^PG)", LONG).await.unwrap();
+        assert_eq!(last.as_deref(), Some("PGHOST=here"));
+    }
+
+    #[tokio::test]
+    async fn of_a_line_without_end_only_the_beginning_is_kept() {
+        let text = [&[b'x'; 1 << 20][..], b"\nshort\n\nlast"].concat();
+        let mut lines = Lines::of(&text[..]);
+        let long = lines.next().await.unwrap().unwrap();
+        assert_eq!(long.len(), LINE_KEPT);
+        assert!(long.capacity() <= 2 * LINE_KEPT, "{}", long.capacity());
+        for expected in ["short", "", "last"] {
+            assert_eq!(lines.next().await.unwrap().unwrap(), expected.as_bytes());
+        }
+        assert_eq!(lines.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_child_left_behind_that_never_stops_talking_does_not_keep_a_script_running() {
+        run_body("yes & exit 0", LONG).await.unwrap();
+        run_body("(while :; do echo still; sleep 0.02; done) & exit 0", LONG)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]

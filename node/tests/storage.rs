@@ -9,6 +9,7 @@ mod lab;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -113,6 +114,8 @@ impl Drop for LabDataset {
     }
 }
 
+/// `nobody`, on every Linux.
+const NOBODY: u32 = 65534;
 /// For what takes a moment.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -676,6 +679,24 @@ async fn a_zfs_clone_left_unmounted_is_mounted_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_zfs_clone_that_cannot_be_mounted_is_said_not_to_be_until_an_inventory_mounts_it() {
+    let Some(dataset) = LabDataset::new("storage::a_zfs_clone_that_cannot_be_mounted") else {
+        return;
+    };
+    let storage = Zfs::open(&dataset.name, OWNER).await.unwrap();
+    let record = cloned(&storage, &SnapshotId::of_restore(base("orders"))).await;
+    let clone = async || storage.inventory().await.unwrap().clones.remove(0);
+    let path = clone().await.path;
+    fs::write(path.join("data"), "text").unwrap();
+    dataset.zfs(&["umount", &format!("{}/zdap/clones/{}", dataset.name, record.id)]);
+    fs::write(path.join("in the way"), "").unwrap(); // ZFS mounts on empty directories only
+    assert!(!clone().await.mounted);
+    fs::remove_file(path.join("in the way")).unwrap();
+    assert!(clone().await.mounted);
+    assert_eq!(read(&path, "data"), "text");
+}
+
+#[tokio::test]
 async fn a_mountpoint_of_the_administrators_choice_is_used_and_none_is_refused() {
     let Some(dataset) = LabDataset::new("storage::a_mountpoint_of_the_administrators_choice") else {
         return;
@@ -750,6 +771,35 @@ async fn a_zfs_tree_of_another_node_or_of_nobody_or_in_use_is_refused() {
         &[OWNER, "c1/node-b"],
     );
     Zfs::open(&dataset.name, OWNER).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_first_start_on_zfs_that_failed_leaves_a_tree_that_the_next_node_can_take() {
+    let Some(dataset) = LabDataset::new("storage::a_first_start_on_zfs_that_failed") else {
+        return;
+    };
+    let mountpoint = dataset.zfs(&["get", "-H", "-o", "value", "mountpoint", &dataset.name]);
+    let place = Path::new(mountpoint.trim()).join("zdap");
+    // The tree cannot be mounted, then not be locked, then its folder of clones cannot be mounted.
+    for obstacle in ["file", ".zdap-lock/file", "clones/file"] {
+        let path = place.join(obstacle);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "").unwrap();
+        Zfs::open(&dataset.name, "c1/lost").await.unwrap_err();
+        match obstacle {
+            "file" => fs::remove_file(&path).unwrap(),
+            _ => fs::remove_dir_all(path.parent().unwrap()).unwrap(),
+        }
+        let tree = format!("{}/zdap", dataset.name);
+        if obstacle == "file" {
+            dataset.zfs(&["mount", &tree]);
+        }
+    }
+    Zfs::open(&dataset.name, OWNER).await.unwrap();
+    refused(
+        Zfs::open(&dataset.name, "c1/lost").await.err(),
+        &[OWNER, "c1/lost"],
+    );
 }
 
 #[tokio::test]
@@ -852,6 +902,106 @@ async fn what_a_killed_process_left_half_made_or_half_removed_is_removed_at_star
     for name in [".new", ".trash"] {
         assert_eq!(fs::read_dir(root.path().join(name)).unwrap().count(), 0, "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_left_and_cannot_be_removed_keeps_nobody_from_starting() {
+    let root = tempfile::tempdir().unwrap();
+    drop(Directory::open(root.path(), OWNER).await.unwrap());
+    let left = [".new/0", ".trash/clone orders-k3v9x2mq"].map(|name| root.path().join(name));
+    for path in &left {
+        fs::create_dir(path).unwrap();
+        // What something is mounted on is busy, for root as well.
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "tmpfs"])
+            .arg(path)
+            .output()
+            .unwrap();
+        if !mount.status.success() {
+            let reason = String::from_utf8_lossy(&mount.stderr).trim().to_owned();
+            lab::skip::<()>(
+                "storage::what_an_earlier_process_left_and_cannot_be_removed",
+                &reason,
+            );
+            return;
+        }
+    }
+    let opened = Directory::open(root.path(), OWNER).await;
+    if let Ok(storage) = &opened {
+        cloned(storage, &SnapshotId::of_restore(base("orders"))).await;
+    }
+    for path in &left {
+        assert!(Command::new("umount").arg(path).status().unwrap().success());
+    }
+    opened.unwrap();
+}
+
+#[tokio::test]
+async fn data_that_a_container_gave_away_is_named_with_the_remedy_when_it_cannot_be_read() {
+    let test = "data_that_a_container_gave_away_is_named_with_the_remedy_when_it_cannot_be_read";
+    if rustix::process::geteuid().is_root() {
+        // Root reads everything: once more, as a user who does not.
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let suite = directory.path().join("suite");
+        fs::copy(std::env::current_exe().unwrap(), &suite).unwrap();
+        let output = Command::new(&suite)
+            .uid(NOBODY)
+            .args(["--exact", test])
+            .env("TMPDIR", directory.path())
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let storage = Directory::open(root.path(), OWNER).await.unwrap();
+    let snapshot = SnapshotId::of_restore(base("orders"));
+    let path = storage.create_base(&snapshot.base, &none()).await.unwrap();
+    fs::create_dir(path.join("global")).unwrap();
+    fs::set_permissions(path.join("global"), fs::Permissions::from_mode(0o000)).unwrap();
+    let us = format!("zdapd runs as user {}", rustix::process::geteuid().as_raw());
+    for error in [
+        storage.snapshot(&snapshot).await.err(),
+        storage
+            .referenced_bytes(&DatasetId::Base(snapshot.base))
+            .await
+            .err(),
+    ] {
+        refused(error, &[path.join("global").to_str().unwrap(), &us]);
+    }
+    fs::set_permissions(path.join("global"), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
+async fn the_inventory_of_a_directory_does_not_look_at_the_data() {
+    let root = tempfile::tempdir().unwrap();
+    let storage = Directory::open(root.path(), OWNER).await.unwrap();
+    let record = cloned(&storage, &SnapshotId::of_restore(base("orders"))).await;
+    let before = storage.inventory().await.unwrap();
+    let snapshot = root.path().join(record.snapshot.base.to_string()).join("@base");
+    fs::write(snapshot.join("more"), noise(1 << 20)).unwrap();
+    assert_eq!(storage.inventory().await.unwrap(), before);
+    // Unless the size has been lost.
+    fs::remove_file(snapshot.with_file_name("base.bytes")).unwrap();
+    for _ in 0..2 {
+        let size = storage.inventory().await.unwrap().bases[0].snapshots[0].1;
+        assert!(size >= 1 << 20, "{size}");
+    }
+    // Of a snapshot that has gone nothing stays.
+    storage.destroy(&DatasetId::Clone(record.id)).await.unwrap();
+    storage
+        .destroy(&DatasetId::Snapshot(record.snapshot.clone()))
+        .await
+        .unwrap();
+    let mut left: Vec<_> = fs::read_dir(snapshot.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["data", "record.json"]);
 }
 
 #[tokio::test]

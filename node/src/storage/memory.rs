@@ -175,6 +175,7 @@ impl Disk {
         let clone = |record: &CloneRecord| CloneDataset {
             record: record.clone(),
             path: clone_path(&record.id),
+            mounted: true,
         };
         Inventory {
             bases: self.bases.iter().map(base).collect(),

@@ -26,7 +26,7 @@ use zdap_proto::name::{BaseId, CloneId, SnapshotId};
 /// dropping its future: what has begun is carried out or given up, and shows in a later inventory, never as a half.
 #[async_trait]
 pub trait Storage: Send + Sync + fmt::Debug {
-    /// Returns everything of ours, in one pass. What is under our tree but carries no record of ours is left out of
+    /// Returns everything of ours, in one pass, and mounts what of it should be mounted and is not. What is under our tree but carries no record of ours is left out of
     /// `bases` and `clones`, is named in `foreign`, and is never touched.
     async fn inventory(&self) -> Result<Inventory, StorageError>;
 
@@ -92,6 +92,8 @@ pub struct CloneDataset {
     pub record: CloneRecord,
     /// Where it is mounted.
     pub path: PathBuf,
+    /// Whether its data is there. If not, `path` is at best an empty directory, which no database may be started on.
+    pub mounted: bool,
 }
 
 /// One thing that can be destroyed.

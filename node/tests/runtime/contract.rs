@@ -42,6 +42,7 @@ contract! {
     an_instance_that_ends_at_start_gives_its_last_output,
     a_database_that_never_answers_is_given_up_with_its_output,
     an_image_that_is_not_there_is_refused_without_fetching,
+    data_that_is_not_there_is_named_and_not_made,
     user_password_and_database_are_as_the_variables_say,
     instances_of_a_base_and_of_a_clone_are_told_apart,
     a_start_that_is_given_up_midway_can_be_removed,
@@ -224,6 +225,18 @@ async fn an_image_that_is_not_there_is_refused_without_fetching<L: Lab>(lab: &L)
         | RuntimeError::Failed { .. } => panic!("{error:?}"),
     }
     assert_eq!(lab.runtime().instances().await.unwrap(), []);
+}
+
+async fn data_that_is_not_there_is_named_and_not_made<L: Lab>(lab: &L) {
+    if !L::REAL {
+        return; // Memory has no data.
+    }
+    let mut spec = spec(lab);
+    spec.data.push("not-mounted");
+    let error = lab.runtime().start(&spec).await.unwrap_err().to_string();
+    assert!(error.contains(spec.data.to_str().unwrap()), "{error}");
+    assert!(!spec.data.exists());
+    lab.runtime().remove(&spec.id).await.unwrap();
 }
 
 async fn user_password_and_database_are_as_the_variables_say<L: Lab>(lab: &L) {

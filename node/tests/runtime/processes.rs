@@ -38,7 +38,7 @@ fn an_ordinary_user_can_run_the_process_runtime() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("13 passed"), "{said}");
+    assert!(said.contains("14 passed"), "{said}");
 }
 
 /// The same data, restored in a container and cloned as a process: its owner changes.

@@ -5,13 +5,13 @@
 //! addresses. Labels say whose they are. They are not restarted by the engine: the node knows which ought to run.
 
 mod container;
+mod creating;
 mod ends;
 mod error;
 mod image;
 mod network;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,9 +26,9 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use tokio::sync::RwLock;
 use tokio::time::{Instant, timeout};
 
+use self::creating::Creating;
 use self::error::{CONFLICT, NOT_FOUND, chain, failed, message, status};
 use super::ready::{self, Readiness};
 use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, Started, last_lines};
@@ -38,8 +38,7 @@ use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, 
 pub struct Docker {
     engine: Engine,
     node: String,
-    /// Held for reading by each creation under way.
-    creating: Arc<RwLock<()>>,
+    creating: Creating,
 }
 
 impl Docker {
@@ -69,7 +68,7 @@ impl Docker {
         Ok(Self {
             engine,
             node: node.to_owned(),
-            creating: Arc::default(),
+            creating: Creating::default(),
         })
     }
 
@@ -100,10 +99,10 @@ impl Docker {
     async fn create(&self, name: &str, spec: &InstanceSpec) -> Result<(), RuntimeError> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
         let body = container::body(&self.node, spec);
-        let (engine, creating) = (self.engine.clone(), Arc::clone(&self.creating).read_owned().await);
+        let (engine, creation) = (self.engine.clone(), self.creating.begin(name));
         let task = tokio::spawn(async move {
             let created = engine.create_container(Some(options), body).await;
-            drop(creating);
+            drop(creation);
             created
         });
         let created = task.await.map_err(|error| RuntimeError::Failed {
@@ -304,7 +303,7 @@ impl Runtime for Docker {
     async fn remove(&self, instance: &InstanceId) -> Result<(), RuntimeError> {
         let name = self.instance_name(instance);
         // What is being created cannot be found yet.
-        drop(self.creating.write().await);
+        self.creating.ended(&name).await;
         if self.find(&name, instance).await?.is_none() {
             return Ok(());
         }

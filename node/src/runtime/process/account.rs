@@ -38,6 +38,19 @@ impl Account {
             })
     }
 
+    /// Says what the owner of a clone, a superuser of its database, can do by `COPY ... TO PROGRAM`.
+    pub(super) fn what_it_lets_through(&self) -> String {
+        let reach = match self.uid == geteuid().as_raw() {
+            true => "which is zdapd's own: they can read every clone and zdapd's keys",
+            false => "which all clones share: they can read every clone and whatever else is that user's",
+        };
+        format!(
+            "the process runtime is no boundary between users: owners of clones can run programs as {}, {reach}; use \
+             `--runtime docker` unless they trust each other",
+            self.name
+        )
+    }
+
     /// Checks that this user can enter `directory` and all above it: as root we can go where it cannot.
     pub(super) fn can_enter(&self, directory: &Path) -> Result<(), RuntimeError> {
         match directory.ancestors().find(|above| !self.may_search(above)) {
@@ -83,6 +96,27 @@ fn look_up(passwd: &str, name: &str) -> Option<Account> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_owners_of_clones_can_do_is_said_and_more_so_where_the_servers_run_as_zdapd_itself() {
+        let mut account = Account {
+            name: "user 1000".to_owned(),
+            uid: geteuid().as_raw(),
+            gid: 0,
+        };
+        let ours = account.what_it_lets_through();
+        assert!(
+            ours.contains("as user 1000,") && ours.contains("zdapd's keys"),
+            "{ours}"
+        );
+        account.uid += 1;
+        let shared = account.what_it_lets_through();
+        assert!(
+            shared.contains("every clone") && !shared.contains("keys"),
+            "{shared}"
+        );
+        assert!(shared.contains("--runtime docker"), "{shared}");
+    }
 
     #[test]
     fn a_user_is_found_by_the_whole_name() {

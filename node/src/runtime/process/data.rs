@@ -19,7 +19,7 @@ use crate::runtime::{InstanceSpec, RuntimeError, variable};
 
 /// Returns the data directory within the instance's data: `PGDATA`, or the official image's default for it, if that lies
 /// below the volume, else the data itself.
-pub(super) fn directory(spec: &InstanceSpec) -> PathBuf {
+fn directory(spec: &InstanceSpec) -> PathBuf {
     let default = match image_version(&spec.image) {
         Some(version) if version >= 18 => format!("/var/lib/postgresql/{version}/docker"),
         Some(_) | None => "/var/lib/postgresql/data".to_owned(),
@@ -38,16 +38,20 @@ pub(super) fn directory(spec: &InstanceSpec) -> PathBuf {
     }
 }
 
-/// Makes `data` a directory of `account`'s alone, that it can get into, and returns its path without symbolic links.
+/// Makes the data directory of `spec` one of `account`'s alone, that it can get into, and returns its path without
+/// symbolic links. The instance's data itself has to be there: where it is not, something has not been mounted, and a
+/// new database would take the place of the one that is meant.
 ///
 /// Its files change hands too if they were another's: a base restored in a container belongs to the user number that
 /// Postgres has there.
-pub(super) fn own(data: &Path, account: &Account) -> Result<PathBuf, RuntimeError> {
+pub(super) fn own(spec: &InstanceSpec, account: &Account) -> Result<PathBuf, RuntimeError> {
+    fs::metadata(&spec.data).map_err(|error| failed("use the data in", &spec.data, &error))?;
+    let data = directory(spec);
     let make = || {
-        DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
         data.canonicalize()
     };
-    let data = make().map_err(|error| failed("make", data, &error))?;
+    let data = make().map_err(|error| failed("make", &data, &error))?;
     let metadata = fs::metadata(&data).map_err(|error| failed("look at", &data, &error))?;
     if metadata.uid() != account.uid {
         if !geteuid().is_root() {
@@ -323,6 +327,16 @@ mod tests {
             spec.env.extend(pgdata.map(|pgdata| format!("PGDATA={pgdata}")));
             assert_eq!(directory(&spec), Path::new(expected), "{volume} {pgdata:?}");
         }
+    }
+
+    #[test]
+    fn data_that_is_not_there_is_named_and_not_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut spec = spec("orders-k3v9x2mq");
+        spec.data = directory.path().join("clone");
+        let error = own(&spec, &Account::choose().unwrap()).unwrap_err().to_string();
+        assert!(error.contains(spec.data.to_str().unwrap()), "{error}");
+        assert!(!spec.data.exists());
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! A server runs as an unprivileged user in a process group of its own, listens on a Unix socket in a private directory
 //! and goes on when the node ends. The next node finds it by the note in its [`home`] and by looking for the process
 //! that works on its data ([`live`]). The official image's variables mean the same as under Docker ([`data`]), so that
-//! the same resource file serves both. Limits of processors and memory are not enforced.
+//! the same resource file serves both. Limits of processors and memory are not enforced. All servers share one user: they
+//! are not kept from each other as containers are.
 
 mod account;
 mod data;
 mod home;
 mod installation;
+mod limits;
 mod live;
 mod server;
 
@@ -22,6 +24,7 @@ use tokio::time::{Instant, timeout};
 use self::account::Account;
 use self::home::{Home, Log, Note, failed};
 use self::installation::Installations;
+use self::limits::Unenforced;
 use super::ready::{self, Readiness};
 use super::{Address, InstanceId, InstanceSpec, Observed, Runtime, RuntimeError, Started};
 
@@ -31,6 +34,7 @@ pub struct Process {
     state_dir: PathBuf,
     installations: Installations,
     account: Account,
+    limits: Unenforced,
 }
 
 impl Process {
@@ -46,10 +50,13 @@ impl Process {
                 home.remove(None)?;
             }
         }
+        let account = Account::choose()?;
+        tracing::warn!("{}", account.what_it_lets_through());
         Ok(Self {
             state_dir,
             installations: Installations::find()?,
-            account: Account::choose()?,
+            account,
+            limits: Unenforced::default(),
         })
     }
 
@@ -201,11 +208,9 @@ impl Runtime for Process {
                 hint: "the process runtime runs PostgreSQL only; use `--runtime docker`".to_owned(),
             });
         }
-        if spec.shm_bytes.is_some() || spec.millicpus.is_some() || spec.memory_bytes.is_some() {
-            tracing::debug!(instance = %spec.id, "limits of memory and processors are not enforced on processes");
-        }
-        let (directory, account) = (data::directory(spec), self.account.clone());
-        let data = blocking(move || data::own(&directory, &account)).await?;
+        self.limits.warn_of(spec);
+        let (wanted, account) = (spec.clone(), self.account.clone());
+        let data = blocking(move || data::own(&wanted, &account)).await?;
         match (self.home(&spec.id).note()?, self.server_on(&data).await?) {
             (Some(note), Some(server)) if note.data == data => self.join(spec, note, server).await,
             (Some(_) | None, Some(_)) => Err(RuntimeError::Failed {

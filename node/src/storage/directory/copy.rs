@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
-use super::files::{ensure_directory, failed};
+use super::files::{data_not_read, ensure_directory, failed};
 use crate::storage::StorageError;
 
 /// Copies, and remembers whether the file system shares blocks.
@@ -29,7 +29,7 @@ impl Copier {
         abandoned: &AtomicBool,
     ) -> Result<(), StorageError> {
         ensure_directory(target)?;
-        let entries = fs::read_dir(source).map_err(|error| failed("read", source, error))?;
+        let entries = fs::read_dir(source).map_err(|error| data_not_read(source, error))?;
         for entry in entries {
             let entry = entry.map_err(|error| failed("read", source, error))?;
             if abandoned.load(Ordering::Relaxed) {
@@ -43,7 +43,8 @@ impl Copier {
             if kind.is_dir() {
                 self.copy(&from, &to, abandoned)?;
             } else if kind.is_file() {
-                self.copy_file(&from, &to)
+                let file = File::open(&from).map_err(|error| data_not_read(&from, error))?;
+                self.copy_file(file, &to)
                     .map_err(|error| failed("copy a file to", &to, error))?;
             } else if kind.is_symlink() {
                 copy_link(&from, &to).map_err(|error| failed("copy a link to", &to, error))?;
@@ -55,8 +56,7 @@ impl Copier {
             .map_err(|error| failed("set the owner, mode and time of", target, error))
     }
 
-    fn copy_file(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut source = File::open(from)?;
+    fn copy_file(&self, mut source: File, to: &Path) -> io::Result<()> {
         let mut target = OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -37,6 +37,14 @@ pub(super) fn write_file(directory: &Path, name: &str, text: &str) -> Result<(),
     rename(&new, &path)
 }
 
+/// Returns the size written beside the snapshot at `path`.
+pub(super) fn read_size(path: &Path) -> Result<u64, StorageError> {
+    let text = fs::read_to_string(path).map_err(|error| failed("read", path, error))?;
+    text.trim().parse().map_err(|_| {
+        StorageError::Unreadable(format!("`{}` holds `{text}`, no number of bytes", path.display()))
+    })
+}
+
 /// Renames, and sees to it that the new name is still there after a power failure.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
     let folder = to.parent().unwrap_or(to);
@@ -67,6 +75,14 @@ pub(super) fn remove_all(path: &Path) -> Result<(), StorageError> {
     }
 }
 
+pub(super) fn remove_file(path: &Path) -> Result<(), StorageError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("remove", path, error)),
+    }
+}
+
 /// Returns the error of something that could not be done to `path`.
 pub(super) fn failed(verb: &str, path: &Path, error: io::Error) -> StorageError {
     let is = |kind: ErrorKind| error.kind() == kind;
@@ -89,6 +105,26 @@ pub(super) fn not_readable(path: &Path, error: &io::Error) -> StorageError {
     }
 }
 
+/// Returns the error of data that could not be read, which may belong to the user a container's database runs as.
+pub(super) fn data_not_read(path: &Path, error: io::Error) -> StorageError {
+    if error.kind() != ErrorKind::PermissionDenied {
+        return failed("read", path, error);
+    }
+    let owner = fs::symlink_metadata(path).map_or_else(
+        |_| "another user".to_owned(),
+        |found| format!("user {}", found.uid()),
+    );
+    StorageError::Unusable {
+        message: format!(
+            "cannot read `{}`, which belongs to {owner}; zdapd runs as user {}",
+            path.display(),
+            rustix::process::geteuid().as_raw()
+        ),
+        hint: "run zdapd as root, or with `--runtime process`, under which the data stays zdapd's own"
+            .to_owned(),
+    }
+}
+
 /// Returns the bytes on disk of what lies below a directory; what goes away meanwhile is not counted.
 pub(super) fn bytes_below(directory: &Path) -> Result<u64, StorageError> {
     let add = |sum: u64, path: &Path| -> Result<u64, StorageError> {
@@ -101,11 +137,11 @@ pub(super) fn bytes_below(directory: &Path) -> Result<u64, StorageError> {
     };
     match fs::read_dir(directory) {
         Ok(mut entries) => entries.try_fold(0, |sum, entry| {
-            let entry = entry.map_err(|error| failed("read", directory, error))?;
+            let entry = entry.map_err(|error| data_not_read(directory, error))?;
             add(sum, &entry.path())
         }),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(failed("read", directory, error)),
+        Err(error) => Err(data_not_read(directory, error)),
     }
 }
 

@@ -5,6 +5,7 @@
 //! <root>/<resource>/<time>/record.json         a base
 //! <root>/<resource>/<time>/data/               its data
 //! <root>/<resource>/<time>/@base/              a snapshot: a copy of the data that nothing writes to
+//! <root>/<resource>/<time>/base.bytes          the snapshot's size
 //! <root>/clones/<clone id>/record.json, data/  a clone
 //! <root>/.new/, .trash/                        what is being made or removed; emptied at start
 //! ```
@@ -18,14 +19,15 @@ mod copy;
 mod files;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use zdap_proto::message::CloneRecord;
-use zdap_proto::name::{BaseId, SnapshotId};
+use zdap_proto::name::{BaseId, ResourceName, SnapshotId};
 
 use super::record::Record;
 use super::{Capacity, DatasetId, Inventory, Storage, StorageError, ZfsProperties};
@@ -35,6 +37,8 @@ use tree::Tree;
 #[derive(Debug)]
 pub struct Directory {
     tree: Arc<Tree>,
+    /// Whose limits of size have been warned of.
+    unlimited: Mutex<BTreeSet<ResourceName>>,
 }
 
 impl Directory {
@@ -46,7 +50,16 @@ impl Directory {
     pub async fn open(root: &Path, owner: &str) -> Result<Self, StorageError> {
         let (root, owner) = (root.to_owned(), owner.to_owned());
         let tree = on_thread(move || Tree::open(root, &owner)).await?;
-        Ok(Self { tree: Arc::new(tree) })
+        Ok(Self {
+            tree: Arc::new(tree),
+            unlimited: Mutex::default(),
+        })
+    }
+
+    /// Returns whether this is the first clone of the resource that has a limit.
+    fn is_first_limited(&self, resource: &ResourceName) -> bool {
+        let mut known = self.unlimited.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(resource.clone())
     }
 
     /// Does `work` on a thread where waiting for the disk hinders nobody. When the caller goes away, copying ends.
@@ -81,8 +94,15 @@ impl Storage for Directory {
         &self,
         record: &CloneRecord,
         _: &ZfsProperties,
-        _: Option<u64>,
+        disk_limit_bytes: Option<u64>,
     ) -> Result<PathBuf, StorageError> {
+        let resource = &record.snapshot.base.resource;
+        if disk_limit_bytes.is_some() && self.is_first_limited(resource) {
+            tracing::warn!(
+                %resource,
+                "`limits.disk` is not enforced: a directory cannot be kept from growing; use ZFS to have it enforced"
+            );
+        }
         let record = record.clone();
         self.work(move |tree, abandoned| tree.create_clone(record, abandoned))
             .await
@@ -126,4 +146,18 @@ async fn on_thread<T: Send + 'static>(
             source: io::Error::other(error),
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_limit_that_is_not_enforced_is_warned_of_once_for_each_resource() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = Directory::open(root.path(), "c1/node-a").await.unwrap();
+        let (orders, customers) = ("orders".parse().unwrap(), "customers".parse().unwrap());
+        let first = [&orders, &customers, &orders].map(|resource| storage.is_first_limited(resource));
+        assert_eq!(first, [true, true, false]);
+    }
 }

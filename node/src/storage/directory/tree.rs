@@ -11,7 +11,8 @@ use zdap_proto::name::{BaseId, SnapshotId};
 
 use super::copy::Copier;
 use super::files::{
-    self, ensure_directory, entries, failed, not_readable, remove_all, rename, sync_file_system, write_file,
+    self, ensure_directory, entries, failed, not_readable, read_size, remove_all, remove_file, rename,
+    sync_file_system, write_file,
 };
 use crate::storage::lock::{LOCK_FILE, lock, not_writable};
 use crate::storage::record::{CLONES, Record, snapshot_of};
@@ -45,8 +46,15 @@ impl Tree {
         }
         for name in [NEW, TRASH] {
             let path = tree.root.join(name);
-            remove_all(&path)?;
-            fs::create_dir(&path).map_err(|error| not_writable(&path, &error))?;
+            fs::create_dir_all(&path).map_err(|error| not_writable(&path, &error))?;
+            for leftover in entries(&path)? {
+                if let Err(error) = remove_all(&path.join(leftover)) {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "what an earlier life left takes room until it is removed"
+                    );
+                }
+            }
         }
         ensure_directory(&tree.root.join(CLONES))?;
         Ok(tree)
@@ -71,6 +79,7 @@ impl Tree {
                     Ok(Record::Clone(record)) => inventory.clones.push(CloneDataset {
                         record,
                         path: path.join(DATA),
+                        mounted: true,
                     }),
                     Ok(Record::Base(id)) => inventory.bases.push(base(id, &path, &mut inventory.foreign)?),
                     Ok(Record::Folder { .. }) => {}
@@ -135,12 +144,16 @@ impl Tree {
         }
         let new = self.new_directory()?;
         self.copier.copy(&base.join(DATA), new.path(), abandoned)?;
+        let bytes = files::bytes_below(new.path())?;
         sync_file_system(new.path())?;
         let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         match (base.exists(), target.exists()) {
             (false, _) => Err(missing()),
             (true, true) => Ok(()),
-            (true, false) => rename(new.path(), &target),
+            (true, false) => {
+                write_file(&base, &size_file(snapshot), &bytes.to_string())?;
+                rename(new.path(), &target)
+            }
         }
     }
 
@@ -165,6 +178,13 @@ impl Tree {
                 self.check_ours(dataset, &path)?;
                 remove_all(&trash)?;
                 rename(&path, &trash)?;
+            }
+            if let DatasetId::Snapshot(snapshot) = dataset {
+                remove_file(
+                    &self
+                        .path(&DatasetId::Base(snapshot.base.clone()))
+                        .join(size_file(snapshot)),
+                )?;
             }
             if let DatasetId::Base(base) = dataset
                 && base.resource.as_str() != CLONES
@@ -255,6 +275,7 @@ impl Tree {
                 Ok(Record::Clone(record)) => Some(CloneDataset {
                     record,
                     path: folder.join(name).join(DATA),
+                    mounted: true,
                 }),
                 Ok(Record::Base(_) | Record::Folder { .. }) | Err(_) => None,
             })
@@ -273,10 +294,16 @@ impl Tree {
     }
 
     fn new_directory(&self) -> Result<NewDirectory, StorageError> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join(NEW).join(number.to_string());
-        ensure_directory(&path)?;
-        Ok(NewDirectory(path))
+        loop {
+            let number = self.made.fetch_add(1, Ordering::Relaxed);
+            let path = self.root.join(NEW).join(number.to_string());
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(NewDirectory(path)),
+                // What an earlier life left and this one could not remove.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed("make", &path, error)),
+            }
+        }
     }
 
     fn path(&self, dataset: &DatasetId) -> PathBuf {
@@ -348,11 +375,19 @@ fn check_owner(root: &Path, owner: &str) -> Result<bool, StorageError> {
 fn base(id: BaseId, path: &Path, foreign: &mut Vec<String>) -> Result<BaseDataset, StorageError> {
     let mut snapshots = Vec::new();
     for name in entries(path)? {
-        let snapshot = name.strip_prefix('@').and_then(|label| snapshot_of(&id, label));
-        match snapshot {
-            Some(snapshot) => snapshots.push((snapshot, files::bytes_below(&path.join(name))?)),
-            None if [RECORD, DATA].contains(&name.as_str()) => {}
-            None => foreign.push(format!("{}: zdap did not make it", path.join(name).display())),
+        if let Some(snapshot) = name.strip_prefix('@').and_then(|label| snapshot_of(&id, label)) {
+            match read_size(&path.join(size_file(&snapshot))) {
+                Ok(bytes) => snapshots.push((snapshot, bytes)),
+                // It went away while we looked.
+                Err(_) if !path.join(&name).exists() => {}
+                Err(_) => {
+                    let bytes = files::bytes_below(&path.join(&name))?;
+                    write_file(path, &size_file(&snapshot), &bytes.to_string())?;
+                    snapshots.push((snapshot, bytes));
+                }
+            }
+        } else if ![RECORD, DATA].contains(&name.as_str()) && !is_size_file(&id, &name) {
+            foreign.push(format!("{}: zdap did not make it", path.join(name).display()));
         }
     }
     snapshots.sort_unstable();
@@ -361,6 +396,20 @@ fn base(id: BaseId, path: &Path, foreign: &mut Vec<String>) -> Result<BaseDatase
         path: path.join(DATA),
         snapshots,
     })
+}
+
+/// Returns the name of the file with the snapshot's size. It is written before the snapshot appears and removed after it
+/// has gone; it may stay behind alone.
+fn size_file(snapshot: &SnapshotId) -> String {
+    format!("{}{SIZE}", snapshot.label())
+}
+
+/// Returns whether `name` is that of a size, or of the beginning of one.
+fn is_size_file(base: &BaseId, name: &str) -> bool {
+    name.strip_suffix(".new")
+        .unwrap_or(name)
+        .strip_suffix(SIZE)
+        .is_some_and(|label| snapshot_of(base, label).is_some())
 }
 
 fn foreign(path: &Path, reason: &str) -> StorageError {
@@ -375,5 +424,7 @@ const NEW: &str = ".new";
 const TRASH: &str = ".trash";
 const RECORD: &str = "record.json";
 const DATA: &str = "data";
+/// Follows a snapshot's label.
+const SIZE: &str = ".bytes";
 /// In the root of every fresh ext file system.
 const LOST_AND_FOUND: &str = "lost+found";

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 use zdap_proto::message::CloneRecord;
 use zdap_proto::name::{BaseId, SnapshotId};
 
@@ -28,6 +28,9 @@ pub struct Zfs {
     mountpoint: PathBuf,
     /// Held while the folder of a resource is made or removed: folders come and go with their bases.
     folders: Mutex<()>,
+    /// Held for reading while a dataset is made or removed: for a moment it is there and not mounted, and mounting it
+    /// then would be in the way.
+    changes: RwLock<()>,
     _lock: File,
 }
 
@@ -40,6 +43,7 @@ impl Zfs {
         source: &DatasetId,
     ) -> Result<PathBuf, StorageError> {
         let path = self.mountpoint.join(record.place());
+        let _changes = self.changes.read().await;
         match zfs(arguments).await {
             Ok(_) if is_mounted(&path, &self.mountpoint).await => Ok(path),
             Ok(_) => Err(StorageError::Unusable {
@@ -183,10 +187,16 @@ impl Zfs {
 #[async_trait]
 impl Storage for Zfs {
     async fn inventory(&self) -> Result<Inventory, StorageError> {
-        let listing = self
+        let mut listing = self
             .list(&self.tree)
             .await
             .map_err(|failure| self.failed(failure))?;
+        if listing.iter().any(|(name, dataset)| self.lacks_mount(name, dataset))
+            // While something comes or goes it is what is not mounted; the next inventory mounts the rest.
+            && let Ok(_alone) = self.changes.try_write()
+        {
+            listing = self.mount_all().await?;
+        }
         Ok(parse::inventory(&self.tree, &listing))
     }
 
@@ -243,6 +253,7 @@ impl Storage for Zfs {
 
     async fn destroy(&self, dataset: &DatasetId) -> Result<(), StorageError> {
         let name = self.name(dataset);
+        let _changes = self.changes.read().await;
         match dataset {
             DatasetId::Snapshot(_) => self.destroy_named(dataset, &name, false).await,
             DatasetId::Clone(clone) => {

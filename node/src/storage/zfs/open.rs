@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 
-use super::parse::{self, Dataset};
+use super::parse::{self, Dataset, Listing};
 use super::run::{Kind, zfs, zpool};
 use super::{Zfs, foreign, list, list_one, mount_if_needed};
 use crate::storage::StorageError;
@@ -14,7 +14,8 @@ use crate::storage::record::{CLONES, Record};
 impl Zfs {
     /// Takes `<pool>/zdap`, and makes it if it is absent; `pool` may as well be a dataset, `tank/databases`.
     ///
-    /// The property `zdap:node` on it says whose it is: `owner` (`<cluster>/<node>`) writes itself there. A tree of
+    /// The property `zdap:node` on it says whose it is: `owner` (`<cluster>/<node>`) writes itself there once all else
+    /// has been done, so that a first start that failed can be had again, by another owner too. A tree of
     /// another's, a tree that we did not make, and a tree that another process works on are refused. What is ours and
     /// not mounted (after a restart of the machine, or a kill between making and mounting) is mounted.
     pub async fn open(pool: &str, owner: &str) -> Result<Self, StorageError> {
@@ -24,7 +25,7 @@ impl Zfs {
         let root = match list_one(&tree).await {
             Ok(root) => root,
             Err(failure) if failure.kind == Kind::Missing => {
-                found(pool, &tree, owner).await?;
+                found(pool, &tree).await?;
                 list_one(&tree).await.map_err(|failure| failure.in_pool(pool))?
             }
             Err(failure) => return Err(failure.in_pool(pool)),
@@ -40,13 +41,14 @@ impl Zfs {
             tree,
             mountpoint,
             folders: Mutex::new(()),
+            changes: RwLock::new(()),
         };
+        zfs.ensure_folder(CLONES).await?;
+        zfs.mount_all().await?;
         if root.node.is_none() {
             let property = format!("zdap:node={owner}");
             zfs.run(&["set", &property, &zfs.tree]).await?;
         }
-        zfs.ensure_folder(CLONES).await?;
-        zfs.mount_all().await?;
         Ok(zfs)
     }
 
@@ -81,20 +83,31 @@ impl Zfs {
         }
     }
 
-    async fn mount_all(&self) -> Result<(), StorageError> {
-        let listing = self
+    /// Mounts what is ours and not mounted, as far as that can be done, and returns what there is then.
+    pub(super) async fn mount_all(&self) -> Result<Listing, StorageError> {
+        let mut listing = self
             .list(&self.tree)
             .await
             .map_err(|failure| self.failed(failure))?;
-        for (name, dataset) in &listing {
-            if dataset.kind == "filesystem"
-                && parse::own_record(&self.tree, name, dataset).is_ok()
-                && let Err(failure) = mount_if_needed(name, dataset).await
-            {
-                tracing::warn!(error = %self.failed(failure), "cannot mount `{name}`");
+        for (name, dataset) in &mut listing {
+            if !self.lacks_mount(name, dataset) {
+                continue;
+            }
+            match mount_if_needed(name, dataset).await {
+                Ok(()) => dataset.mounted = true,
+                Err(failure) => {
+                    tracing::warn!(error = %self.failed(failure), "cannot mount `{name}`: it is of no use until then");
+                }
             }
         }
-        Ok(())
+        Ok(listing)
+    }
+
+    /// Returns whether a dataset is ours, should be mounted, and is not.
+    pub(super) fn lacks_mount(&self, name: &str, dataset: &Dataset) -> bool {
+        dataset.kind == "filesystem"
+            && !dataset.mounted
+            && parse::own_record(&self.tree, name, dataset).is_ok()
     }
 }
 
@@ -134,13 +147,12 @@ async fn check_health(pool: &str) -> Result<(), StorageError> {
     }
 }
 
-/// Makes an empty tree.
-async fn found(pool: &str, tree: &str, owner: &str) -> Result<(), StorageError> {
+/// Makes an empty tree, nobody's yet.
+async fn found(pool: &str, tree: &str) -> Result<(), StorageError> {
     let parent = list_one(pool).await.map_err(|failure| failure.in_pool(pool))?;
     usable_mountpoint(pool, &parent)?;
-    let node = format!("zdap:node={owner}");
     // Snapshots that others take at regular times would keep clones from being destroyed.
-    let arguments = ["create", "-o", &node, "-o", "com.sun:auto-snapshot=false", tree];
+    let arguments = ["create", "-o", "com.sun:auto-snapshot=false", tree];
     match zfs(&arguments).await {
         Ok(_) => Ok(()),
         Err(failure) if failure.kind == Kind::Exists => Ok(()),
@@ -161,9 +173,14 @@ async fn check_owner(pool: &str, tree: &str, root: &Dataset, owner: &str) -> Res
         }),
         None => {
             let listing = list(tree, true).await.map_err(|failure| failure.in_pool(pool))?;
-            match listing.keys().find(|name| *name != tree) {
+            let is_ours = |name: &str, dataset: &Dataset| {
+                // All that a first start makes before it is through.
+                name == tree
+                    || matches!(parse::own_record(tree, name, dataset), Ok(Record::Folder { folder }) if folder == CLONES)
+            };
+            match listing.iter().find(|(name, dataset)| !is_ours(name, dataset)) {
                 None => Ok(()),
-                Some(stranger) => Err(StorageError::NotOurs {
+                Some((stranger, _)) => Err(StorageError::NotOurs {
                     message: format!(
                         "`{tree}` is not ours: it has no property `zdap:node`, and holds `{stranger}`"
                     ),

@@ -64,7 +64,11 @@ pub(super) fn inventory(tree: &str, listing: &Listing) -> Inventory {
         }
         let path = || PathBuf::from(dataset.mountpoint.as_deref().unwrap_or_default());
         match own_record(tree, name, dataset) {
-            Ok(Record::Clone(record)) => inventory.clones.push(CloneDataset { record, path: path() }),
+            Ok(Record::Clone(record)) => inventory.clones.push(CloneDataset {
+                record,
+                path: path(),
+                mounted: dataset.mounted,
+            }),
             Ok(Record::Base(id)) => {
                 let base = BaseDataset {
                     id,
