@@ -9,17 +9,17 @@
 //! ```
 
 use std::fs::{DirBuilder, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
-use tempfile::NamedTempFile;
 use zdap_proto::connect::connect_for_enrol;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
+pub use zdap_proto::keyfile::replace;
 use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled, Wanted};
 use zdap_proto::name::NodeName;
 use zdap_proto::token::Token;
@@ -83,16 +83,6 @@ impl StateDir {
             }
         }
     }
-}
-
-/// Replaces a file whole, for its owner alone: a crash leaves the old one or the new one.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    // A temporary file is made for its owner alone, and goes if it is not kept.
-    let mut fresh = NamedTempFile::new_in(path.parent().unwrap_or_else(|| Path::new(".")))?;
-    fresh.write_all(content)?;
-    fresh.as_file().sync_all()?;
-    fresh.persist(path)?;
-    Ok(())
 }
 
 /// Returns the port that the node on this state directory listens on, if one runs.
