@@ -28,7 +28,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-pub use self::ca::ClusterCa;
+pub use self::ca::{ClusterCa, check_key};
 pub use crate::keyfile::KeyFileError;
 use crate::keyfile::{self, KeyFile};
 use crate::message::Certificate;

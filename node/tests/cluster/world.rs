@@ -311,20 +311,29 @@ pub(crate) fn created(answer: Answer) -> CloneView {
 }
 
 pub(crate) async fn enrol(token: &Token, wanted: Wanted) -> Result<(Keypair, Enrolled), String> {
+    let keypair = Keypair::generate().unwrap();
+    let enrolled = enrol_key(token, keypair.public_key(), wanted).await?;
+    Ok((keypair, enrolled))
+}
+
+pub(crate) async fn enrol_key(
+    token: &Token,
+    public_key: Vec<u8>,
+    wanted: Wanted,
+) -> Result<Enrolled, String> {
     let endpoint = transport::client_endpoint().unwrap();
     let connection = connect_for_enrol(&endpoint, token)
         .await
         .map_err(|error| error.to_string())?;
-    let keypair = Keypair::generate().unwrap();
     let request = EnrolRequest {
         secret: token.secret.to_vec(),
-        public_key: keypair.public_key(),
+        public_key,
         wanted,
     };
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     frame::write(&mut send, &request, REQUEST_CAP).await.unwrap();
     match frame::read(&mut receive, REPLY_CAP).await.unwrap() {
-        EnrolReply::Enrolled(enrolled) => Ok((keypair, enrolled)),
+        EnrolReply::Enrolled(enrolled) => Ok(enrolled),
         EnrolReply::Refused(refusal) => Err(refusal.message),
     }
 }
