@@ -285,11 +285,6 @@ impl Identity {
         &self.peer.cluster
     }
 
-    /// Returns from when on the certificate is valid.
-    pub fn not_before(&self) -> DateTime<Utc> {
-        self.not_before
-    }
-
     /// Returns until when the certificate is valid.
     pub fn expires_at(&self) -> DateTime<Utc> {
         self.expires_at
@@ -313,11 +308,6 @@ impl Identity {
             });
         }
         Ok(())
-    }
-
-    /// Returns the CA's certificate, DER.
-    pub fn ca_der(&self) -> &[u8] {
-        &self.ca
     }
 
     /// Returns the SHA-256 of the CA's certificate.

@@ -250,17 +250,12 @@ pub async fn handshake(connecting: Connecting, cluster: &ClusterId) -> Result<Ac
 }
 
 /// Returns what a connection is for.
-pub fn purpose(connection: &Connection) -> Option<Purpose> {
+fn purpose(connection: &Connection) -> Option<Purpose> {
     let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     let protocol = data.protocol?;
     [Purpose::Control, Purpose::Tunnel, Purpose::Enrol]
         .into_iter()
         .find(|purpose| purpose.alpn() == protocol)
-}
-
-/// Returns who is at the other end, if they have shown a certificate; TLS has verified it.
-pub fn peer(connection: &Connection) -> Option<Peer> {
-    peer_of(&certificate(connection)?).ok()
 }
 
 /// Returns the other end's address, an IPv4 one as such also on a socket for both.

@@ -25,8 +25,8 @@ use zdap_proto::control::{CallError, call};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
 use zdap_proto::message::{
-    Answer, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TunnelHello,
-    TunnelReply, Wanted,
+    Answer, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TokenText,
+    TunnelHello, TunnelReply, Wanted,
 };
 use zdap_proto::name::{CloneId, RequestId};
 use zdap_proto::refusal::Refusal;
@@ -213,7 +213,7 @@ impl Running {
             ttl_seconds: 3600,
         };
         let answer = self.operator().await.ask(&request).await.unwrap();
-        let Answer::Token(token) = answer else {
+        let Answer::Token(TokenText(token)) = answer else {
             panic!("{answer:?}")
         };
         token.parse().unwrap()
