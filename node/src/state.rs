@@ -8,6 +8,8 @@
 //! <state-dir>/invites.json   outstanding invites, by hash (0600)
 //! ```
 
+mod renewal;
+
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -19,11 +21,13 @@ use chrono::{DateTime, Utc};
 use zdap_proto::connect::connect_for_enrol;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
-pub use zdap_proto::keyfile::replace;
 use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled, Wanted};
 use zdap_proto::name::NodeName;
 use zdap_proto::token::Token;
 use zdap_proto::transport;
+
+pub use self::renewal::stay_certified;
+pub use zdap_proto::keyfile::replace;
 
 /// The state directory of a running node; locked as long as the value lives.
 #[derive(Debug)]
@@ -202,8 +206,8 @@ fn known(
         );
     }
     // Renewed at two thirds of its life, as every certificate of the cluster.
-    if identity.expires_at() - now < chrono::TimeDelta::from_std(CERTIFICATE_LIFE / 3)? {
-        identity = ca.identity(identity.subject(), CERTIFICATE_LIFE, now)?;
+    if now >= renewal::due(&identity, CERTIFICATE_LIFE) {
+        identity = ca.renew(&identity, CERTIFICATE_LIFE, now)?;
         identity.save(path)?;
     }
     Ok(Membership {

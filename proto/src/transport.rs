@@ -136,6 +136,13 @@ pub fn server_endpoint(socket: impl Into<Socket>, identity: &Identity) -> Result
     )
 }
 
+/// Lets an endpoint of [`server_endpoint`] accept further connections with a renewed certificate. It must be for the same
+/// key, by which peers know the endpoint's resets.
+pub fn serve_as(endpoint: &Endpoint, identity: &Identity) -> Result<(), TransportError> {
+    endpoint.set_server_config(Some(server_config(identity)?));
+    Ok(())
+}
+
 /// Makes an endpoint that only opens connections, from any port of every address. Inside a Tokio runtime.
 pub fn client_endpoint() -> Result<Endpoint, TransportError> {
     let socket = bind_any(0).map_err(TransportError::Socket)?;

@@ -131,6 +131,18 @@ impl ClusterCa {
         Identity::new(keypair, &certificate)
     }
 
+    /// Certifies an identity anew, under the key that it has.
+    pub fn renew(
+        &self,
+        identity: &Identity,
+        lifetime: Duration,
+        now: DateTime<Utc>,
+    ) -> Result<Identity, IdentityError> {
+        let keypair = Keypair::from_der(identity.key())?;
+        let certificate = self.issue(&keypair.public_key(), identity.subject(), lifetime, now)?;
+        Identity::new(keypair, &certificate)
+    }
+
     /// Writes `ca.pem` into `directory`, whole or not at all, readable by its owner only.
     pub fn save(&self, directory: &Path) -> Result<(), IdentityError> {
         Ok(keyfile::write(
