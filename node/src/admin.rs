@@ -19,7 +19,7 @@ use quinn::{Connection, Endpoint};
 use zdap_proto::connect::{connect, explain};
 use zdap_proto::control::{CallError, call};
 use zdap_proto::identity::Identity;
-use zdap_proto::message::{Answer, Invited, Progress, Request};
+use zdap_proto::message::{Answer, Invited, Progress, Request, TokenText};
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
@@ -66,7 +66,8 @@ impl Running {
     /// Prints a token: one line, good once.
     pub async fn token(&self, invited: Invited, ttl: Duration) -> anyhow::Result<()> {
         let ttl_seconds = u32::try_from(ttl.as_secs()).context("the token's --ttl is too long")?;
-        let Answer::Token(token) = self.ask(&Request::IssueToken { invited, ttl_seconds }).await? else {
+        let Answer::Token(TokenText(token)) = self.ask(&Request::IssueToken { invited, ttl_seconds }).await?
+        else {
             bail!(ANOTHER_ANSWER);
         };
         println!("{token}");

@@ -127,6 +127,12 @@ impl Clones {
                 self.take_away(id).await;
                 return Ok(());
             }
+            (CloneState::Ready, None, None) => {
+                let message = format!("the dataset of `{id}` is not mounted");
+                return Err(
+                    Refusal::new(RefusalKind::Unavailable, message).with_hint("the node's log says why")
+                );
+            }
             (CloneState::Ready | CloneState::Creating, _, _) => return Ok(()),
         };
         let spec = instance::spec(resource, InstanceId::Clone(id.clone()), data);
@@ -406,7 +412,7 @@ impl Known {
         let instance = instances.iter().find(|instance| instance.id == id);
         Self {
             record: clone.record.clone(),
-            data: Some(clone.path.clone()),
+            data: clone.mounted.then(|| clone.path.clone()),
             address: instance.and_then(|instance| instance.running.clone()),
             lock: Arc::default(),
         }

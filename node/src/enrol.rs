@@ -1,10 +1,13 @@
 //! A token for a certificate: the only thing that can be asked for without one.
 
+use std::collections::BTreeSet;
+
 use chrono::Utc;
 use quinn::{RecvStream, SendStream};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
-use zdap_proto::identity::Subject;
-use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled};
+use zdap_proto::identity::{Subject, check_key};
+use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled, Wanted};
+use zdap_proto::name::UserName;
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::token::secret_hash;
 
@@ -31,18 +34,25 @@ pub async fn serve(node: &Node, mut send: SendStream, mut receive: RecvStream) {
 
 fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
     let hash = data_encoding::HEXLOWER.encode(&secret_hash(&request.secret));
-    // Signed for nobody first: a key that cannot be signed does not use up the token.
-    if let Subject::Node(name) = node.identity.subject() {
-        node.sign(&request.public_key, &Subject::Node(name.clone()))
-            .map(drop)?;
+    // What is wrong with the request does not use up the token.
+    check_key(&request.public_key).map_err(|error| {
+        Refusal::new(
+            RefusalKind::Invalid,
+            format!("the public key cannot be certified: {error}"),
+        )
+    })?;
+    if let (Wanted::Node { name }, Subject::Node(own)) = (&request.wanted, node.identity.subject())
+        && name == own
+    {
+        return Err(Refusal::new(
+            RefusalKind::Conflict,
+            format!("the name of node `{name}` is taken"),
+        )
+        .with_hint("start the new node with another --node-name"));
     }
-    let subject = node.invites.redeem(&hash, &request.wanted, Utc::now())?;
-    if subject == *node.identity.subject() {
-        return Err(
-            Refusal::new(RefusalKind::Conflict, format!("the name of {subject} is taken"))
-                .with_hint("start the new node with another --node-name, and make a new token"),
-        );
-    }
+    let subject = node
+        .invites
+        .redeem(&hash, &request.wanted, &owners(node), Utc::now())?;
     let certificate = node.sign(&request.public_key, &subject)?;
     let ca_key = matches!(subject, Subject::Node(_)).then(|| node.ca.key_der());
     tracing::info!(%subject, "enrolled");
@@ -53,4 +63,10 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
         ca_key,
         nodes,
     })
+}
+
+/// Returns who owns clones here, and who will: what a node makes by itself is owned by its name.
+fn owners(node: &Node) -> BTreeSet<UserName> {
+    let clones = node.clones.list().into_iter().map(|clone| clone.owner);
+    clones.chain(node.name.as_str().parse()).collect()
 }

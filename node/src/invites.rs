@@ -36,6 +36,14 @@ struct Invite {
     used_at: Option<DateTime<Utc>>,
 }
 
+impl Book {
+    /// Returns whether the name is enrolled, or promised to the bearer of an invite.
+    fn knows(&self, name: &UserName) -> bool {
+        let promised = |invite: &Invite| matches!(&invite.invited, Invited::User { name: Some(promised), .. } if promised == name);
+        self.users.contains(name) || self.invites.values().any(promised)
+    }
+}
+
 impl Invites {
     /// Reads the file, if there is one.
     pub fn load(path: PathBuf) -> io::Result<Self> {
@@ -77,7 +85,15 @@ impl Invites {
     }
 
     /// Uses up the invite and returns who its bearer may become, or says why it is no good.
-    pub fn redeem(&self, secret_hash: &str, wanted: &Wanted, now: DateTime<Utc>) -> Result<Subject, Refusal> {
+    ///
+    /// `owners` are the names that own something already, enrolled or not.
+    pub fn redeem(
+        &self,
+        secret_hash: &str,
+        wanted: &Wanted,
+        owners: &BTreeSet<UserName>,
+        now: DateTime<Utc>,
+    ) -> Result<Subject, Refusal> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = book.clone();
         let invite = changed
@@ -98,7 +114,8 @@ impl Invites {
             ))
             .with_hint(ASK_AGAIN));
         }
-        let subject = subject(&invite.invited, wanted, &book.users)?;
+        let is_taken = |name: &UserName| owners.contains(name) || book.knows(name);
+        let subject = subject(&invite.invited, wanted, is_taken)?;
         invite.used_at = Some(now);
         if let Subject::User(name) | Subject::Admin(name) = &subject {
             changed.users.insert(name.clone());
@@ -116,7 +133,11 @@ impl Invites {
 
 /// A token that names its user gives that name to whoever bears it. One that does not gives the name its bearer wants,
 /// but not one that somebody has already: that would give away their clones.
-fn subject(invited: &Invited, wanted: &Wanted, users: &BTreeSet<UserName>) -> Result<Subject, Refusal> {
+fn subject(
+    invited: &Invited,
+    wanted: &Wanted,
+    is_taken: impl Fn(&UserName) -> bool,
+) -> Result<Subject, Refusal> {
     match (invited, wanted) {
         (Invited::Node, Wanted::Node { name }) => Ok(Subject::Node(name.clone())),
         (Invited::Node, Wanted::User { .. }) => {
@@ -126,8 +147,8 @@ fn subject(invited: &Invited, wanted: &Wanted, users: &BTreeSet<UserName>) -> Re
             Err(refused("this token is for a user, not for a node").with_hint("`zdapd token node` makes one for a node"))
         }
         (Invited::User { name: Some(name), admin }, Wanted::User { .. }) => Ok(user(name, *admin)),
-        (Invited::User { name: None, admin }, Wanted::User { name: Some(name) }) => match users.contains(name) {
-            true => Err(Refusal::new(RefusalKind::Conflict, format!("the user `{name}` is enrolled already")).with_hint(
+        (Invited::User { name: None, admin }, Wanted::User { name: Some(name) }) => match is_taken(name) {
+            true => Err(Refusal::new(RefusalKind::Conflict, format!("the name `{name}` is somebody's already")).with_hint(
                 format!("choose another name with `zdap set user`, or, if it is you, ask for `zdapd token user {name}`"),
             )),
             false => Ok(user(name, *admin)),
@@ -195,11 +216,15 @@ mod tests {
         let Fixture { directory, invites } = fixture();
         invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
         assert_eq!(
-            invites.redeem("h", &wants("ada"), now()).unwrap(),
+            invites
+                .redeem("h", &wants("ada"), &BTreeSet::new(), now())
+                .unwrap(),
             Subject::User("ada".parse().unwrap())
         );
         let again = Invites::load(directory.path().join("invites.json")).unwrap();
-        let refusal = again.redeem("h", &wants("bob"), now()).unwrap_err();
+        let refusal = again
+            .redeem("h", &wants("bob"), &BTreeSet::new(), now())
+            .unwrap_err();
         assert!(refusal.message.contains("used already"), "{refusal}");
     }
 
@@ -211,7 +236,7 @@ mod tests {
         } = fixture();
         invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
         let refusal = invites
-            .redeem("h", &wants("ada"), now() + TimeDelta::hours(1))
+            .redeem("h", &wants("ada"), &BTreeSet::new(), now() + TimeDelta::hours(1))
             .unwrap_err();
         assert!(
             refusal.message.contains("expired at 2026-11-22T13:00:00Z"),
@@ -225,7 +250,9 @@ mod tests {
             directory: _directory,
             invites,
         } = fixture();
-        let refusal = invites.redeem("h", &wants("ada"), now()).unwrap_err();
+        let refusal = invites
+            .redeem("h", &wants("ada"), &BTreeSet::new(), now())
+            .unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Forbidden);
     }
 
@@ -238,14 +265,42 @@ mod tests {
         for hash in ["a", "b"] {
             invites.add(hash, anybody(), TimeDelta::hours(1), now()).unwrap();
         }
-        invites.redeem("a", &wants("ada"), now()).unwrap();
+        invites
+            .redeem("a", &wants("ada"), &BTreeSet::new(), now())
+            .unwrap();
         assert_eq!(
-            invites.redeem("b", &wants("ada"), now()).unwrap_err().kind,
+            invites
+                .redeem("b", &wants("ada"), &BTreeSet::new(), now())
+                .unwrap_err()
+                .kind,
             RefusalKind::Conflict
         );
         invites
-            .redeem("b", &wants("bob"), now())
+            .redeem("b", &wants("bob"), &BTreeSet::new(), now())
             .expect("a refused name does not use up the token");
+    }
+
+    #[test]
+    fn a_token_without_a_name_does_not_give_one_that_owns_clones_or_is_promised() {
+        let Fixture {
+            directory: _directory,
+            invites,
+        } = fixture();
+        let promised = Invited::User {
+            name: Some("bob".parse().unwrap()),
+            admin: false,
+        };
+        invites
+            .add("promised", promised, TimeDelta::hours(1), now())
+            .unwrap();
+        invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
+        let owners = BTreeSet::from(["db1".parse().unwrap()]);
+        for name in ["db1", "bob"] {
+            let refusal = invites.redeem("h", &wants(name), &owners, now()).unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::Conflict, "{name}");
+        }
+        invites.redeem("h", &wants("ada"), &owners, now()).unwrap();
+        invites.redeem("promised", &wants("ada"), &owners, now()).unwrap();
     }
 
     #[test]
@@ -260,7 +315,9 @@ mod tests {
         };
         invites.add("h", invited, TimeDelta::hours(1), now()).unwrap();
         assert_eq!(
-            invites.redeem("h", &wants("bob"), now()).unwrap(),
+            invites
+                .redeem("h", &wants("bob"), &BTreeSet::new(), now())
+                .unwrap(),
             Subject::Admin("ada".parse().unwrap())
         );
     }
@@ -280,10 +337,14 @@ mod tests {
         let node = Wanted::Node {
             name: "b".parse().unwrap(),
         };
-        assert!(invites.redeem("user", &node, now()).is_err());
-        assert!(invites.redeem("node", &wants("ada"), now()).is_err());
+        assert!(invites.redeem("user", &node, &BTreeSet::new(), now()).is_err());
+        assert!(
+            invites
+                .redeem("node", &wants("ada"), &BTreeSet::new(), now())
+                .is_err()
+        );
         assert_eq!(
-            invites.redeem("node", &node, now()).unwrap(),
+            invites.redeem("node", &node, &BTreeSet::new(), now()).unwrap(),
             Subject::Node("b".parse().unwrap())
         );
     }

@@ -191,6 +191,11 @@ pub async fn serve(
             node.catalogue.clone(),
         )),
         tokio::spawn(scheduled_restores(Arc::clone(&node))),
+        tokio::spawn(state::stay_certified(
+            Arc::clone(&node),
+            endpoint.clone(),
+            state.path().to_owned(),
+        )),
     ];
     let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint, stopping));
     shutdown.await;

@@ -9,7 +9,7 @@ use tokio::fs::File;
 use tokio::sync::{mpsc, watch};
 use zdap_proto::identity::{Peer, Subject};
 use zdap_proto::message::{
-    Answer, CloneRecord, Invited, NodeStatus, Progress, Request, ResourceView, SnapshotView,
+    Answer, CloneRecord, Invited, NodeStatus, Progress, Request, ResourceView, SnapshotView, TokenText,
 };
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotId, SnapshotTime, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
@@ -128,7 +128,7 @@ pub async fn answer(
                 )
                 .with_hint("run `zdapd token node` on a node"));
             }
-            Answer::Token(issue_token(node, invited, ttl_seconds)?)
+            Answer::Token(TokenText(issue_token(node, invited, ttl_seconds)?))
         }
     };
     Ok(answer.into())

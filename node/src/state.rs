@@ -8,15 +8,16 @@
 //! <state-dir>/invites.json   outstanding invites, by hash (0600)
 //! ```
 
+mod renewal;
+
 use std::fs::{DirBuilder, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
-use tempfile::NamedTempFile;
 use zdap_proto::connect::connect_for_enrol;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
@@ -24,6 +25,9 @@ use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled, Wanted};
 use zdap_proto::name::NodeName;
 use zdap_proto::token::Token;
 use zdap_proto::transport;
+
+pub use self::renewal::stay_certified;
+pub use zdap_proto::keyfile::replace;
 
 /// The state directory of a running node; locked as long as the value lives.
 #[derive(Debug)]
@@ -39,19 +43,27 @@ impl StateDir {
         made.with_context(|| format!("make the state directory `{}`", path.display()))?;
         let file = path.join("lock");
         let lock = File::create(&file).with_context(|| format!("open `{}`", file.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
-            Err(TryLockError::WouldBlock) => bail!(
-                "another zdapd runs on the state directory `{}`; give this one its own with --state-dir",
-                path.display()
-            ),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("lock `{}`", file.display()))
+        let deadline = Instant::now() + PROBED;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(AGAIN),
+                Err(TryLockError::WouldBlock) => bail!(
+                    "another zdapd runs on the state directory `{}`; give this one its own with --state-dir",
+                    path.display()
+                ),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("lock `{}`", file.display()));
+                }
             }
         }
+        let state = Self {
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        // A node that was killed has left its own.
+        state.withdraw_port();
+        Ok(state)
     }
 
     /// Returns where it is.
@@ -64,15 +76,9 @@ impl StateDir {
         self.path.join("invites.json")
     }
 
-    /// Writes down where this node listens, for [`port`].
+    /// Writes down where this node listens, for [`port`]; taken back when the value is dropped.
     pub fn publish_port(&self, port: u16) -> io::Result<()> {
         replace(&self.path.join("port"), port.to_string().as_bytes())
-    }
-
-    /// Takes back [`Self::publish_port`].
-    pub fn withdraw_port(&self) {
-        // What is left is of no use to anybody: commands ask first whether the node runs.
-        let _ = std::fs::remove_file(self.path.join("port"));
     }
 
     /// Takes back a cluster that was founded just now and has no member yet.
@@ -83,16 +89,17 @@ impl StateDir {
             }
         }
     }
+
+    fn withdraw_port(&self) {
+        // What is left is of no use to anybody: commands ask first whether the node runs.
+        let _ = std::fs::remove_file(self.path.join("port"));
+    }
 }
 
-/// Replaces a file whole, for its owner alone: a crash leaves the old one or the new one.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    // A temporary file is made for its owner alone, and goes if it is not kept.
-    let mut fresh = NamedTempFile::new_in(path.parent().unwrap_or_else(|| Path::new(".")))?;
-    fresh.write_all(content)?;
-    fresh.as_file().sync_all()?;
-    fresh.persist(path)?;
-    Ok(())
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        self.withdraw_port();
+    }
 }
 
 /// Returns the port that the node on this state directory listens on, if one runs.
@@ -135,11 +142,11 @@ pub struct Membership {
 /// How a node came to its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// It founded the cluster just now.
+    /// It founded the cluster just now: whatever is in the state directory is new.
     Founded,
     /// It joined the cluster just now.
     Joined,
-    /// It had been a member before.
+    /// It, or at least its cluster, had been there before.
     Known,
 }
 
@@ -161,12 +168,12 @@ pub async fn membership(
         }
         None => {
             // A crash after the CA was saved and before the identity was: the same cluster goes on.
-            let ca = match ClusterCa::exists(path) {
-                true => ClusterCa::load(path)?,
-                false => ClusterCa::found(now)?,
+            let (ca, origin) = match ClusterCa::exists(path) {
+                true => (ClusterCa::load(path)?, Origin::Known),
+                false => (ClusterCa::found(now)?, Origin::Founded),
             };
             let identity = ca.identity(&Subject::Node(name.clone()), CERTIFICATE_LIFE, now)?;
-            (ca, identity, Origin::Founded)
+            (ca, identity, origin)
         }
     };
     ca.save(path)?;
@@ -199,8 +206,8 @@ fn known(
         );
     }
     // Renewed at two thirds of its life, as every certificate of the cluster.
-    if identity.expires_at() - now < chrono::TimeDelta::from_std(CERTIFICATE_LIFE / 3)? {
-        identity = ca.identity(identity.subject(), CERTIFICATE_LIFE, now)?;
+    if now >= renewal::due(&identity, CERTIFICATE_LIFE) {
+        identity = ca.renew(&identity, CERTIFICATE_LIFE, now)?;
         identity.save(path)?;
     }
     Ok(Membership {
@@ -249,6 +256,9 @@ async fn join(token: &Token, name: &NodeName) -> anyhow::Result<(ClusterCa, Iden
 
 /// Certificates of nodes, users and relays: long enough for a laptop to be away for a season.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long a lock that somebody holds is asked for again: commands that ask whether a node runs hold it for an instant.
+const PROBED: Duration = Duration::from_millis(300);
+const AGAIN: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -283,10 +293,40 @@ mod tests {
         state.publish_port(4000).unwrap();
         assert_eq!(told(), Ok(4000));
         drop(state);
-        assert!(
-            told().unwrap_err().contains("no node runs"),
-            "a killed node leaves the file"
-        );
+        assert!(told().unwrap_err().contains("no node runs"));
+    }
+
+    #[test]
+    fn the_port_of_a_node_that_was_killed_is_not_told_while_the_next_one_starts() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("port"), "4000").unwrap();
+        let _state = StateDir::lock(directory.path()).unwrap();
+        let error = port(directory.path()).unwrap_err();
+        assert!(error.to_string().contains("still starting"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_asks_whether_a_node_runs_does_not_keep_it_from_starting() {
+        let directory = tempfile::tempdir().unwrap();
+        let asked = File::create(directory.path().join("lock")).unwrap();
+        asked.lock_shared().unwrap();
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(AGAIN * 3);
+            drop(asked);
+        });
+        StateDir::lock(directory.path()).unwrap();
+        release.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_a_ca_that_was_made_just_now_counts_as_founded() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::lock(directory.path()).unwrap();
+        let founded = membership(&state, &name(), None, Utc::now()).await.unwrap();
+        std::fs::remove_file(directory.path().join("identity.pem")).unwrap();
+        let again = membership(&state, &name(), None, Utc::now()).await.unwrap();
+        assert_eq!(again.origin, Origin::Known);
+        assert_eq!(again.ca.fingerprint(), founded.ca.fingerprint());
     }
 
     #[tokio::test]

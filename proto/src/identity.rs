@@ -28,7 +28,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-pub use self::ca::ClusterCa;
+pub use self::ca::{ClusterCa, check_key};
 pub use crate::keyfile::KeyFileError;
 use crate::keyfile::{self, KeyFile};
 use crate::message::Certificate;
@@ -285,11 +285,6 @@ impl Identity {
         &self.peer.cluster
     }
 
-    /// Returns from when on the certificate is valid.
-    pub fn not_before(&self) -> DateTime<Utc> {
-        self.not_before
-    }
-
     /// Returns until when the certificate is valid.
     pub fn expires_at(&self) -> DateTime<Utc> {
         self.expires_at
@@ -313,11 +308,6 @@ impl Identity {
             });
         }
         Ok(())
-    }
-
-    /// Returns the CA's certificate, DER.
-    pub fn ca_der(&self) -> &[u8] {
-        &self.ca
     }
 
     /// Returns the SHA-256 of the CA's certificate.

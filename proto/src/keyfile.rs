@@ -1,4 +1,5 @@
-//! Keys and certificates on disk: one PEM file, readable by its owner only, replaced whole.
+//! Keys and certificates on disk: one PEM file, readable by its owner only, replaced whole; and [`replace`] for other
+//! small files that must survive a crash.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -50,26 +51,31 @@ pub(crate) struct KeyFile {
     pub(crate) certificates: Vec<CertificateDer<'static>>,
 }
 
-/// Writes a new file beside `path` and renames it: a crash leaves the old one or the new one. Makes the directory, for
-/// its owner only, when it is not there.
+/// Replaces a file whole, for its owner only: a crash leaves the old one or the new one, and after the return it is the
+/// new one, also when the power fails. Makes the directory, for its owner only, when it is not there.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension(format!("{:08x}.new", rand::rng().random::<u32>()));
+    let written = write_and_rename(path, &fresh, content);
+    if written.is_err() {
+        let _ = fs::remove_file(&fresh); // what matters is the first error
+    }
+    written
+}
+
+/// Writes a key and its certificates as [`replace`] does.
 pub(crate) fn write(path: &Path, key: &[u8], certificates: &[&[u8]]) -> Result<(), KeyFileError> {
     let mut text = pem("PRIVATE KEY", key);
     for certificate in certificates {
         text.push_str(&pem("CERTIFICATE", certificate));
     }
-    let fresh = path.with_extension(format!("{:08x}.new", rand::rng().random::<u32>()));
-    let written = write_and_rename(path, &fresh, text.as_bytes());
-    if written.is_err() {
-        let _ = fs::remove_file(&fresh); // what matters is the first error
-    }
-    written.map_err(|source| KeyFileError::Io {
+    replace(path, text.as_bytes()).map_err(|source| KeyFileError::Io {
         action: "write",
         path: path.to_owned(),
         source,
     })
 }
 
-fn write_and_rename(path: &Path, fresh: &Path, text: &[u8]) -> io::Result<()> {
+fn write_and_rename(path: &Path, fresh: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let mut file = OpenOptions::new()
@@ -77,7 +83,7 @@ fn write_and_rename(path: &Path, fresh: &Path, text: &[u8]) -> io::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(fresh)?;
-    file.write_all(text)?;
+    file.write_all(content)?;
     file.sync_all()?;
     fs::rename(fresh, path)?;
     File::open(directory)?.sync_all()

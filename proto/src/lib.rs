@@ -23,6 +23,7 @@
 //! - [`frame`]: length-prefixed postcard with a size cap
 //! - [`control`]: one request, its progress, its answer
 //! - [`identity`]: the cluster CA, certificates, who a peer is
+//! - [`keyfile`]: small files of secrets that survive a crash
 //! - [`token`]: the invite, good once
 //! - [`transport`]: QUIC endpoints with mutual TLS, and their numbers
 //! - [`connect`]: the way to a node, or the reason why not
@@ -33,7 +34,7 @@ pub mod connect;
 pub mod control;
 pub mod frame;
 pub mod identity;
-mod keyfile;
+pub mod keyfile;
 pub mod message;
 pub mod name;
 mod postgres;

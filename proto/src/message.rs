@@ -132,7 +132,17 @@ pub enum Answer {
     Certificate(Certificate),
     Account(Account),
     Relay { version: String, bytes: u64 },
-    Token(String),
+    Token(TokenText),
+}
+
+/// A [`crate::token::Token`] as the line of text that people pass on. Never logged.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenText(pub String);
+
+impl std::fmt::Debug for TokenText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenText").finish_non_exhaustive()
+    }
 }
 
 /// A certificate and what it hangs from.

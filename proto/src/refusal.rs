@@ -1,5 +1,6 @@
 //! The only error that crosses the wire, made on purpose: never by conversion from whatever went wrong inside.
 
+use std::error::Error;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -70,4 +71,32 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl Error for Refusal {}
+
+/// Returns an error with its causes in one line, `start container: connection refused`.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::CallError;
+    use crate::frame::FrameError;
+
+    #[test]
+    fn an_error_is_told_with_all_its_causes_in_one_line() {
+        let error = CallError::Misunderstood(FrameError::Ended);
+        assert_eq!(
+            chain(&error),
+            format!("the node's answer could not be understood: {}", FrameError::Ended)
+        );
+    }
+}

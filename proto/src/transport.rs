@@ -136,6 +136,13 @@ pub fn server_endpoint(socket: impl Into<Socket>, identity: &Identity) -> Result
     )
 }
 
+/// Lets an endpoint of [`server_endpoint`] accept further connections with a renewed certificate. It must be for the same
+/// key, by which peers know the endpoint's resets.
+pub fn serve_as(endpoint: &Endpoint, identity: &Identity) -> Result<(), TransportError> {
+    endpoint.set_server_config(Some(server_config(identity)?));
+    Ok(())
+}
+
 /// Makes an endpoint that only opens connections, from any port of every address. Inside a Tokio runtime.
 pub fn client_endpoint() -> Result<Endpoint, TransportError> {
     let socket = bind_any(0).map_err(TransportError::Socket)?;
@@ -250,17 +257,12 @@ pub async fn handshake(connecting: Connecting, cluster: &ClusterId) -> Result<Ac
 }
 
 /// Returns what a connection is for.
-pub fn purpose(connection: &Connection) -> Option<Purpose> {
+fn purpose(connection: &Connection) -> Option<Purpose> {
     let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     let protocol = data.protocol?;
     [Purpose::Control, Purpose::Tunnel, Purpose::Enrol]
         .into_iter()
         .find(|purpose| purpose.alpn() == protocol)
-}
-
-/// Returns who is at the other end, if they have shown a certificate; TLS has verified it.
-pub fn peer(connection: &Connection) -> Option<Peer> {
-    peer_of(&certificate(connection)?).ok()
 }
 
 /// Returns the other end's address, an IPv4 one as such also on a socket for both.

@@ -23,7 +23,7 @@ use crate::identity::Identity;
 use crate::message::{TunnelHello, TunnelReply};
 use crate::name::CloneId;
 use crate::postgres::{self, Greeting};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, chain};
 use crate::splice::splice;
 use crate::transport::{self, Purpose};
 
@@ -84,18 +84,6 @@ impl TunnelError {
                 None
             }
         }
-    }
-
-    /// Returns the whole of it in one line, for who has nothing but a message.
-    pub fn in_one_line(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            line.push_str(": ");
-            line.push_str(&error.to_string());
-            cause = error.source();
-        }
-        line
     }
 }
 
@@ -189,7 +177,7 @@ impl Tunnel {
                 }
             },
             Err(error) => {
-                let reason = error.in_one_line();
+                let reason = chain(&error);
                 tracing::debug!(error = %reason, "a client gets no connection");
                 let (message, hint) = (format!("zdap: {reason}"), error.hint());
                 let refused = postgres::refuse(&mut client, &message, hint.as_deref());
@@ -305,7 +293,7 @@ impl Keeper {
                 }
             };
             let reason = TunnelError::Unreachable(Arc::new(error));
-            let line = reason.in_one_line();
+            let line = chain(&reason);
             if line != said {
                 tracing::warn!(error = %line, "not connected");
                 said = line;

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use zdap_proto::frame;
 use zdap_proto::message::{
     Account, Answer, Certificate, CloneState, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited,
-    NodeStatus, Progress, Reply, Request, ResourceView, SnapshotView, Stages, TunnelHello, TunnelReply,
-    Wanted,
+    NodeStatus, Progress, Reply, Request, ResourceView, SnapshotView, Stages, TokenText, TunnelHello,
+    TunnelReply, Wanted,
 };
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime};
 use zdap_proto::refusal::{Refusal, RefusalKind};
@@ -275,7 +275,7 @@ fn answers() -> Vec<Answer> {
             version: "0.1.0".to_owned(),
             bytes: 4 << 20,
         },
-        Answer::Token("zdap1-x".to_owned()),
+        Answer::Token(TokenText("zdap1-x".to_owned())),
     ]
 }
 

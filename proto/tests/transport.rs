@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zdap_proto::connect::{ConnectError, connect, connect_for_enrol, explain};
 use zdap_proto::identity::{Identity, IdentityError, Subject};
 use zdap_proto::token::Token;
-use zdap_proto::transport::{self, AcceptError, Accepted, Purpose, bind, client_endpoint, server_endpoint};
+use zdap_proto::transport::{AcceptError, Accepted, Purpose, bind, client_endpoint, server_endpoint};
 
 use crate::cluster::{Cluster, ada, soon};
 
@@ -50,8 +50,7 @@ async fn a_user_gets_in_and_is_known_by_name() {
     assert_eq!(admitted.purpose, Purpose::Tunnel);
     assert_eq!(admitted.peer.unwrap().subject, ada());
     assert!(admitted.valid_until.unwrap() > Utc::now());
-    let node = transport::peer(&connected.unwrap()).unwrap();
-    assert_eq!(node.subject, Subject::Node("db1".parse().unwrap()));
+    connected.unwrap();
 }
 
 #[tokio::test]
@@ -316,7 +315,9 @@ async fn a_restarted_node_tells_its_old_peers_that_it_knows_them_no_more() {
     let (client, user) = (client_endpoint().unwrap(), cluster.user());
     let connection = connect(&client, &user, &address, Purpose::Tunnel).await.unwrap();
     let admitted = admitted.await.unwrap();
-    process.shutdown_background();
+    // Dead before the connection is dropped: nobody is left to say goodbye.
+    let dead = tokio::task::spawn_blocking(move || process.shutdown_timeout(Duration::from_secs(10)));
+    dead.await.unwrap();
     drop(admitted);
     let revived = soon(async {
         loop {

@@ -21,6 +21,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use zdap_proto::identity::{Identity, IdentityError};
+use zdap_proto::refusal::chain;
 use zdap_proto::transport::{self, Close, TransportError};
 use zdap_proto::tunnel::Tunnel;
 
@@ -127,7 +128,7 @@ async fn serve_health(listener: UnixListener, tunnel: Tunnel) {
                 answers.spawn(async move {
                     let answer = match tunnel.probe().await {
                         Ok(()) => HEALTHY.to_owned(),
-                        Err(error) => error.in_one_line(),
+                        Err(error) => chain(&error),
                     };
                     let _ = stream.write_all(answer.as_bytes()).await; // who asked may have left
                 });

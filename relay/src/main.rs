@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use zdap_proto::refusal::chain;
 use zdap_relay::config::{self, Config};
 use zdap_relay::{RelayError, ask_health, listen, run};
 
@@ -103,13 +104,7 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     reason = "the end of the program, for whoever started it"
 )]
 fn complain(error: &dyn std::error::Error) {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    eprintln!("error: {line}");
+    eprintln!("error: {}", chain(error));
 }
 
 #[expect(clippy::print_stdout, reason = "what was asked for")]

@@ -12,7 +12,7 @@ use zdap_proto::refusal::RefusalKind;
 use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Purpose};
 
-use crate::world::{HOUR, Machine, Running, enrol, turned_away};
+use crate::world::{HOUR, Machine, Running, enrol, enrol_key, turned_away};
 
 const PURPOSES: [Purpose; 2] = [Purpose::Control, Purpose::Tunnel];
 
@@ -148,6 +148,23 @@ async fn a_nodes_token_makes_no_user_and_a_users_token_no_node() {
     enrol(&for_node, wants_node)
         .await
         .expect("the mistake did not use it up");
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_certified_and_a_node_name_that_is_taken_do_not_use_up_the_token() {
+    let node = Machine::new("a").start().await;
+    let named = |name: &str| Wanted::Node {
+        name: name.parse().unwrap(),
+    };
+    let token = node.token(Invited::Node).await;
+    let reason = enrol_key(&token, vec![7; 44], named("b")).await.unwrap_err();
+    assert_eq!(
+        reason,
+        "the public key cannot be certified: the public key is not an Ed25519 key"
+    );
+    let reason = enrol(&token, named("a")).await.unwrap_err();
+    assert_eq!(reason, "the name of node `a` is taken");
+    enrol(&token, named("b")).await.expect("it is still good");
 }
 
 #[tokio::test]

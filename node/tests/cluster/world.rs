@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig};
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
@@ -25,8 +25,8 @@ use zdap_proto::control::{CallError, call};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
 use zdap_proto::message::{
-    Answer, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TunnelHello,
-    TunnelReply, Wanted,
+    Answer, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TokenText,
+    TunnelHello, TunnelReply, Wanted,
 };
 use zdap_proto::name::{CloneId, RequestId};
 use zdap_proto::refusal::Refusal;
@@ -213,7 +213,7 @@ impl Running {
             ttl_seconds: 3600,
         };
         let answer = self.operator().await.ask(&request).await.unwrap();
-        let Answer::Token(token) = answer else {
+        let Answer::Token(TokenText(token)) = answer else {
             panic!("{answer:?}")
         };
         token.parse().unwrap()
@@ -311,20 +311,29 @@ pub(crate) fn created(answer: Answer) -> CloneView {
 }
 
 pub(crate) async fn enrol(token: &Token, wanted: Wanted) -> Result<(Keypair, Enrolled), String> {
+    let keypair = Keypair::generate().unwrap();
+    let enrolled = enrol_key(token, keypair.public_key(), wanted).await?;
+    Ok((keypair, enrolled))
+}
+
+pub(crate) async fn enrol_key(
+    token: &Token,
+    public_key: Vec<u8>,
+    wanted: Wanted,
+) -> Result<Enrolled, String> {
     let endpoint = transport::client_endpoint().unwrap();
     let connection = connect_for_enrol(&endpoint, token)
         .await
         .map_err(|error| error.to_string())?;
-    let keypair = Keypair::generate().unwrap();
     let request = EnrolRequest {
         secret: token.secret.to_vec(),
-        public_key: keypair.public_key(),
+        public_key,
         wanted,
     };
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     frame::write(&mut send, &request, REQUEST_CAP).await.unwrap();
     match frame::read(&mut receive, REPLY_CAP).await.unwrap() {
-        EnrolReply::Enrolled(enrolled) => Ok((keypair, enrolled)),
+        EnrolReply::Enrolled(enrolled) => Ok(enrolled),
         EnrolReply::Refused(refusal) => Err(refusal.message),
     }
 }
@@ -361,6 +370,21 @@ pub(crate) fn by_hand(
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     config.transport_config(Arc::new(transport));
     config
+}
+
+pub(crate) async fn opened(node: &Running, config: ClientConfig) -> Connection {
+    let endpoint = transport::client_endpoint().unwrap();
+    let connecting = endpoint.connect_with(config, node.address.parse().unwrap(), &server_name(node));
+    connecting.unwrap().await.unwrap()
+}
+
+/// Takes a byte of each answer, and says every second that it is still there.
+pub(crate) fn deaf() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .stream_receive_window(VarInt::from_u32(1))
+        .keep_alive_interval(Some(Duration::from_secs(1)));
+    transport
 }
 
 /// The name that every node of a cluster has.

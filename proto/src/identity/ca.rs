@@ -94,11 +94,7 @@ impl ClusterCa {
         lifetime: Duration,
         now: DateTime<Utc>,
     ) -> Result<Certificate, IdentityError> {
-        let public_key =
-            SubjectPublicKeyInfo::from_der(public_key).map_err(|_| IdentityError::Key("public"))?;
-        if public_key.algorithm() != &PKCS_ED25519 || public_key.der_bytes().len() != ED25519_PUBLIC_KEY {
-            return Err(IdentityError::Key("public"));
-        }
+        let public_key = public_key_of(public_key)?;
         let left = self.expires_at - now;
         let lifetime = TimeDelta::from_std(lifetime).map_or(left, |lifetime| lifetime.min(left));
         let uri = format!("spiffe://{}{}", self.cluster, subject.path());
@@ -135,6 +131,18 @@ impl ClusterCa {
         Identity::new(keypair, &certificate)
     }
 
+    /// Certifies an identity anew, under the key that it has.
+    pub fn renew(
+        &self,
+        identity: &Identity,
+        lifetime: Duration,
+        now: DateTime<Utc>,
+    ) -> Result<Identity, IdentityError> {
+        let keypair = Keypair::from_der(identity.key())?;
+        let certificate = self.issue(&keypair.public_key(), identity.subject(), lifetime, now)?;
+        Identity::new(keypair, &certificate)
+    }
+
     /// Writes `ca.pem` into `directory`, whole or not at all, readable by its owner only.
     pub fn save(&self, directory: &Path) -> Result<(), IdentityError> {
         Ok(keyfile::write(
@@ -162,6 +170,18 @@ impl fmt::Debug for ClusterCa {
         f.debug_struct("ClusterCa")
             .field("cluster", &self.cluster)
             .finish_non_exhaustive()
+    }
+}
+
+/// Says whether `public_key` (DER, SubjectPublicKeyInfo) is one that [`ClusterCa::issue`] certifies.
+pub fn check_key(public_key: &[u8]) -> Result<(), IdentityError> {
+    public_key_of(public_key).map(drop)
+}
+
+fn public_key_of(der: &[u8]) -> Result<SubjectPublicKeyInfo, IdentityError> {
+    match SubjectPublicKeyInfo::from_der(der) {
+        Ok(key) if key.algorithm() == &PKCS_ED25519 && key.der_bytes().len() == ED25519_PUBLIC_KEY => Ok(key),
+        Ok(_) | Err(_) => Err(IdentityError::Key("public")),
     }
 }
 
