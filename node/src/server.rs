@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 use zdap_proto::control::ABANDONED;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::Peer;
-use zdap_proto::message::{Answer, Progress, Reply, Request};
+use zdap_proto::message::{Answer, Progress, Reply, Request, Stages};
+use zdap_proto::name::CloneId;
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::transport::{self, Accepted, Close, Purpose};
 
@@ -65,8 +66,9 @@ async fn connection(node: Arc<Node>, accepted: Accepted, work: TaskTracker, shut
                     peer: peer.clone(),
                     send,
                     work: work.clone(),
+                    shutdown: shutdown.clone(),
                 };
-                tokio::spawn(asked.serve(receive, *shutdown.borrow()));
+                tokio::spawn(asked.serve(receive));
             }
         }
         (Purpose::Tunnel, Some(peer)) => {
@@ -124,10 +126,11 @@ struct Asked {
     peer: Peer,
     send: SendStream,
     work: TaskTracker,
+    shutdown: watch::Receiver<bool>,
 }
 
 impl Asked {
-    async fn serve(mut self, mut receive: RecvStream, stopping: bool) {
+    async fn serve(mut self, mut receive: RecvStream) {
         let request = match timeout(REQUEST, frame::read::<Request, _>(&mut receive, REQUEST_CAP)).await {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => {
@@ -143,7 +146,7 @@ impl Asked {
         };
         // Under way until the answer has arrived: a node that stops waits for that too.
         let _under_way = self.work.token();
-        if stopping {
+        if *self.shutdown.borrow() {
             return self
                 .reply(&Reply::Refused(Refusal::new(
                     RefusalKind::Unavailable,
@@ -152,8 +155,10 @@ impl Asked {
                 .await;
         }
         tracing::debug!(peer = %self.peer.subject, ?request, "request");
+        let mut made = None;
         match self.work(request).await {
             Some(Ok(Answered { answer, body })) => {
+                made = made_by(&answer);
                 self.reply(&Reply::Done(answer)).await;
                 if let Some(mut file) = body {
                     // A client that goes away in the middle has its own error.
@@ -168,8 +173,13 @@ impl Asked {
             None => {}
         }
         let _ = self.send.finish();
-        // A dropped stream is reset; wait until what was written has arrived.
-        let _ = timeout(REQUEST, self.send.stopped()).await;
+        // A dropped stream is reset; wait until what was written has arrived, or is not wanted any more.
+        let end = timeout(REQUEST, self.send.stopped()).await;
+        if let (Some(made), Ok(Ok(Some(code)))) = (made, end)
+            && code == ABANDONED
+        {
+            undo(&self.node, &made).await;
+        }
     }
 
     /// Does the work in a task of its own, passing progress on. The task goes on when the asker is gone; `None` if the
@@ -195,8 +205,10 @@ impl Asked {
                     if matches!(reason, Ok(Some(code)) if code == ABANDONED) {
                         let node = Arc::clone(&self.node);
                         self.work.spawn(async move {
-                            if let Ok(Ok(answered)) = work.await {
-                                undo(&node, &answered.answer).await;
+                            if let Ok(Ok(answered)) = work.await
+                                && let Some(made) = made_by(&answered.answer)
+                            {
+                                undo(&node, &made).await;
                             }
                         });
                         return None;
@@ -218,12 +230,21 @@ impl Asked {
     }
 }
 
-/// Takes back what was made for an asker who no longer wants it.
-async fn undo(node: &Node, answer: &Answer) {
-    if let Answer::Created { clone, .. } = answer {
-        tracing::info!(clone = %clone.id, "nobody waits for this clone any more");
-        node.clones.destroy(&clone.id).await;
+/// Returns the clone that an answer's own request has made; one that an earlier request made comes without times.
+fn made_by(answer: &Answer) -> Option<CloneId> {
+    if let Answer::Created { clone, stages } = answer
+        && *stages != Stages::default()
+    {
+        Some(clone.id.clone())
+    } else {
+        None
     }
+}
+
+/// Takes back what was made for an asker who no longer wants it.
+async fn undo(node: &Node, clone: &CloneId) {
+    tracing::info!(%clone, "nobody waits for this clone any more");
+    node.clones.destroy(clone).await;
 }
 
 /// `spec.md`: SIGTERM lets running requests finish for 10 s.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use quinn::{Connection, RecvStream, SendStream, TransportConfig, VarInt};
+use quinn::{Connection, RecvStream, SendStream, TransportConfig};
 use tokio::time::timeout;
 use zdap_proto::connect::connect_for_enrol;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
@@ -13,7 +13,7 @@ use zdap_proto::message::{EnrolRequest, Reply, Request, TunnelHello, Wanted};
 use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Purpose};
 
-use crate::world::{Machine, Running, by_hand, server_name};
+use crate::world::{Machine, Running, by_hand, deaf, opened, server_name};
 
 #[tokio::test]
 async fn a_request_that_cannot_be_understood_is_answered_with_the_reason() {
@@ -211,25 +211,10 @@ async fn first_packets(node: &Running, count: usize) -> Vec<Vec<u8>> {
     packets
 }
 
-async fn opened(node: &Running, config: quinn::ClientConfig) -> Connection {
-    let endpoint = transport::client_endpoint().unwrap();
-    let connecting = endpoint.connect_with(config, node.address.parse().unwrap(), &server_name(node));
-    connecting.unwrap().await.unwrap()
-}
-
 async fn half_a_frame(connection: &Connection) -> (SendStream, RecvStream) {
     let (mut send, receive) = connection.open_bi().await.unwrap();
     send.write_all(&[200, 0, 0, 0, 1, 2, 3]).await.unwrap();
     (send, receive)
-}
-
-/// Takes a byte of each answer, and says every second that it is still there.
-fn deaf() -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    transport
-        .stream_receive_window(VarInt::from_u32(1))
-        .keep_alive_interval(Some(Duration::from_secs(1)));
-    transport
 }
 
 /// The node's own deadlines are ten seconds; this machine may be busy.

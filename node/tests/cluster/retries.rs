@@ -5,13 +5,15 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use zdap_node::faults::Faults;
 use zdap_proto::connect::connect;
-use zdap_proto::control::call;
-use zdap_proto::message::{CloneState, Request};
+use zdap_proto::control::{ABANDONED, call};
+use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
+use zdap_proto::identity::Identity;
+use zdap_proto::message::{CloneState, Reply, Request};
 use zdap_proto::name::RequestId;
 use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::{self, Purpose};
 
-use crate::world::{Machine, Running, created, order};
+use crate::world::{Machine, Running, by_hand, created, deaf, opened, order};
 
 #[tokio::test]
 async fn the_same_request_many_times_at_once_and_again_later_gives_one_clone() {
@@ -61,6 +63,28 @@ async fn a_request_that_is_given_up_leaves_no_clone() {
     // The same connection goes on.
     ada.create().await;
     assert_eq!(machine.clones().await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_given_up_half_read_leaves_no_clone() {
+    let machine = Machine::new("a");
+    let node = machine.start().await;
+    let ada = node.user("ada").await;
+    give_up_half_read(&node, &ada.identity, &RequestId::random()).await;
+    machine.until(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn giving_up_does_not_take_away_what_an_earlier_request_made() {
+    let machine = Machine::new("a");
+    let node = machine.start().await;
+    let ada = node.user("ada").await;
+    let request_id = RequestId::random();
+    let clone = created(ada.ask(&order(&request_id)).await.unwrap());
+    give_up_half_read(&node, &ada.identity, &request_id).await;
+    // It finishes what it has begun.
+    node.stop().await;
+    assert_eq!(machine.clones().await[0].id, clone.id);
 }
 
 #[tokio::test]
@@ -141,6 +165,10 @@ async fn a_node_that_stops_finishes_what_it_does_and_takes_nothing_new() {
     let machine = Machine::new("a");
     let node = slow_start(&machine).await;
     let ada = node.user("ada").await;
+    let frame = frame::encode(&Request::ListResources, REQUEST_CAP).unwrap();
+    let (first, rest) = frame.split_at(1);
+    let mut half = ada.connection.open_bi().await.unwrap();
+    half.0.write_all(first).await.unwrap();
     let mut begun = std::pin::pin!(async { created(ada.ask(&order(&RequestId::random())).await.unwrap()) });
     tokio::select! {
         clone = &mut begun => panic!("{clone:?}"),
@@ -156,6 +184,13 @@ async fn a_node_that_stops_finishes_what_it_does_and_takes_nothing_new() {
             }
         }
     };
+    let refused = async {
+        let refusal = refused.await;
+        half.0.write_all(rest).await.unwrap();
+        let reply: Reply = frame::read(&mut half.1, REPLY_CAP).await.unwrap();
+        assert_eq!(reply, Reply::Refused(refusal.clone()), "the rest came too late");
+        refusal
+    };
     let (clone, refusal) = tokio::join!(begun, refused);
     assert_eq!(
         (refusal.kind, refusal.message.as_str()),
@@ -164,6 +199,23 @@ async fn a_node_that_stops_finishes_what_it_does_and_takes_nothing_new() {
     served.await.unwrap().unwrap();
     let left = machine.clones().await;
     assert_eq!((&left[0].id, left[0].state), (&clone.id, CloneState::Ready));
+}
+
+/// Takes the first byte of an answer and no more of it.
+async fn give_up_half_read(node: &Running, identity: &Identity, request_id: &RequestId) {
+    let connection = opened(node, by_hand(node, Some(identity), Purpose::Control, deaf())).await;
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    frame::write(&mut send, &order(request_id), REQUEST_CAP)
+        .await
+        .unwrap();
+    receive.read_exact(&mut [0]).await.unwrap();
+    receive.stop(ABANDONED).unwrap();
+    // What is asked after it is answered after it.
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    frame::write(&mut send, &Request::Status, REQUEST_CAP)
+        .await
+        .unwrap();
+    receive.read_exact(&mut [0]).await.unwrap();
 }
 
 /// Starts a node whose disk takes its time, so that something can happen meanwhile.

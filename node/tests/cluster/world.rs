@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig};
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
@@ -370,6 +370,21 @@ pub(crate) fn by_hand(
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     config.transport_config(Arc::new(transport));
     config
+}
+
+pub(crate) async fn opened(node: &Running, config: ClientConfig) -> Connection {
+    let endpoint = transport::client_endpoint().unwrap();
+    let connecting = endpoint.connect_with(config, node.address.parse().unwrap(), &server_name(node));
+    connecting.unwrap().await.unwrap()
+}
+
+/// Takes a byte of each answer, and says every second that it is still there.
+pub(crate) fn deaf() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .stream_receive_window(VarInt::from_u32(1))
+        .keep_alive_interval(Some(Duration::from_secs(1)));
+    transport
 }
 
 /// The name that every node of a cluster has.
