@@ -105,7 +105,7 @@ impl Running {
             }
         };
         let results = futures_util::future::join_all(resources.iter().map(restore)).await;
-        results.into_iter().collect()
+        all_done(resources, results)
     }
 
     /// Makes a clone and prints its id.
@@ -271,6 +271,32 @@ fn confirmed(what: &str) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// Tells each failure by its resource, where there were several to restore, and fails if there is one.
+fn all_done(resources: &[ResourceName], results: Vec<anyhow::Result<()>>) -> anyhow::Result<()> {
+    if let [_] = resources {
+        return results.into_iter().collect();
+    }
+    let failed: Vec<_> = resources
+        .iter()
+        .zip(results)
+        .filter_map(|(resource, result)| Some((resource, result.err()?)))
+        .collect();
+    for (resource, error) in &failed {
+        eprintln!("{}", failure(resource, error));
+    }
+    match failed.len() {
+        0 => Ok(()),
+        count => bail!("{count} of {} resources were not restored", resources.len()),
+    }
+}
+
+fn failure(resource: &ResourceName, error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(Refused(Refusal { hint: Some(hint), .. })) => format!("error: {resource}: {error:#}; {hint}"),
+        _ => format!("error: {resource}: {error:#}"),
+    }
+}
+
 fn spinner(resource: &ResourceName) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());
@@ -311,3 +337,34 @@ fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
 /// It speaks another version of the protocol.
 const ANOTHER_ANSWER: &str = "the node gave another answer than was asked for";
 const GOODBYE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use zdap_proto::refusal::RefusalKind;
+
+    use super::*;
+
+    #[test]
+    fn of_several_restores_that_fail_each_is_told_by_its_resource() {
+        let refusal = Refusal::new(RefusalKind::Full, "no room").with_hint("destroy clones");
+        let resources: Vec<ResourceName> = ["orders", "users", "stock"]
+            .map(|name| name.parse().unwrap())
+            .into();
+        let refused = anyhow!(Refused(refusal));
+        assert_eq!(
+            failure(&resources[0], &refused),
+            "error: orders: no room; destroy clones"
+        );
+        assert_eq!(failure(&resources[1], &anyhow!("gone")), "error: users: gone");
+        let error = all_done(&resources, vec![Err(refused), Err(anyhow!("gone")), Ok(())]).unwrap_err();
+        assert_eq!(error.to_string(), "2 of 3 resources were not restored");
+    }
+
+    #[test]
+    fn the_failure_of_an_only_restore_keeps_its_hint() {
+        let refusal = Refusal::new(RefusalKind::Full, "no room").with_hint("destroy clones");
+        let only = ["orders".parse().unwrap()];
+        let error = all_done(&only, vec![Err(Refused(refusal).into())]).unwrap_err();
+        assert!(error.is::<Refused>(), "{error}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Accepts connections; by ALPN to control, tunnel or enrolment. What a peer may hold open has a limit and a deadline.
 
+mod limits;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use zdap_proto::name::CloneId;
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::transport::{self, Accepted, Close, Purpose};
 
+use self::limits::Limits;
 use crate::node::Node;
 use crate::requests::{self, Answered};
 use crate::{enrol, tunnel};
@@ -24,17 +27,22 @@ use crate::{enrol, tunnel};
 /// Serves until `shutdown` becomes true; then takes no more requests, lets those under way finish for a while, and closes
 /// every connection.
 pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Receiver<bool>) {
-    let work = TaskTracker::new();
+    let (work, limits) = (TaskTracker::new(), Arc::new(Limits::default()));
     loop {
         let connecting = tokio::select! {
             connecting = transport::accept(&endpoint) => connecting,
             () = crate::stopped(&mut shutdown) => break,
         };
         let Some(connecting) = connecting else { break };
-        let (node, work, shutdown) = (Arc::clone(&node), work.clone(), shutdown.clone());
+        let (node, work, limits, shutdown) = (
+            Arc::clone(&node),
+            work.clone(),
+            Arc::clone(&limits),
+            shutdown.clone(),
+        );
         tokio::spawn(async move {
             match transport::handshake(connecting, node.identity.cluster()).await {
-                Ok(accepted) => connection(node, accepted, work, shutdown).await,
+                Ok(accepted) => connection(node, accepted, &limits, work, shutdown).await,
                 Err(error) => tracing::info!(error = crate::refuse::chain(&error), "connection refused"),
             }
         });
@@ -50,7 +58,13 @@ pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Rec
     let _ = timeout(CLOSING, endpoint.wait_idle()).await;
 }
 
-async fn connection(node: Arc<Node>, accepted: Accepted, work: TaskTracker, shutdown: watch::Receiver<bool>) {
+async fn connection(
+    node: Arc<Node>,
+    accepted: Accepted,
+    limits: &Arc<Limits>,
+    work: TaskTracker,
+    shutdown: watch::Receiver<bool>,
+) {
     let Accepted {
         connection,
         purpose,
@@ -60,6 +74,9 @@ async fn connection(node: Arc<Node>, accepted: Accepted, work: TaskTracker, shut
     tracing::debug!(remote = %transport::remote(&connection), ?purpose, peer = ?peer.as_ref().map(|peer| &peer.subject), "connected");
     match (purpose, peer) {
         (Purpose::Control, Some(peer)) => {
+            let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
+                return;
+            };
             while let Some((send, receive)) = next_stream(&connection, valid_until).await {
                 let asked = Asked {
                     node: Arc::clone(&node),
@@ -72,6 +89,9 @@ async fn connection(node: Arc<Node>, accepted: Accepted, work: TaskTracker, shut
             }
         }
         (Purpose::Tunnel, Some(peer)) => {
+            let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
+                return;
+            };
             while let Some((send, receive)) = next_stream(&connection, valid_until).await {
                 tokio::spawn(tunnel::serve(
                     Arc::clone(&node.clones),
@@ -81,7 +101,10 @@ async fn connection(node: Arc<Node>, accepted: Accepted, work: TaskTracker, shut
                 ));
             }
         }
-        (Purpose::Enrol, _) => enrolment(&node, &connection).await,
+        (Purpose::Enrol, _) => {
+            let _place = limits.admit_newcomer(&connection);
+            enrolment(&node, &connection).await;
+        }
         // The handshake has seen to it that only enrolment goes without a certificate.
         (Purpose::Control | Purpose::Tunnel, None) => {
             Close::Forbidden.connection(&connection, "a client certificate is required");

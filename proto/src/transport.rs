@@ -61,7 +61,7 @@ impl Purpose {
     fn window(self) -> VarInt {
         match self {
             Self::Control => VarInt::from_u32(1024 * 1024), // requests are small
-            Self::Tunnel => TUNNEL_WINDOW,
+            Self::Tunnel => ACCEPTED_TUNNEL_WINDOW,
             Self::Enrol => BEFORE_HANDSHAKE_WINDOW,
         }
     }
@@ -319,7 +319,7 @@ pub(crate) fn opened(purpose: Purpose) -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_concurrent_bidi_streams(VarInt::from_u32(0)) // nodes open no streams to clients
         .receive_window(match purpose {
-            Purpose::Tunnel => TUNNEL_WINDOW,
+            Purpose::Tunnel => OPENED_TUNNEL_WINDOW,
             Purpose::Control | Purpose::Enrol => STREAM_WINDOW,
         });
     transport
@@ -446,8 +446,10 @@ const IDLE: VarInt = VarInt::from_u32(30_000);
 const STREAM_WINDOW: VarInt = VarInt::from_u32(8 * 1024 * 1024);
 /// Four streams' worth: BBR on a long path needs that much on its way.
 const SEND_WINDOW: u64 = 32 * 1024 * 1024;
-/// Sixty-four database connections that nobody reads from do not stop the others.
-const TUNNEL_WINDOW: VarInt = VarInt::from_u32(512 * 1024 * 1024);
+/// Sixty-four results that nobody reads do not stop the others. It is the relay's own memory.
+const OPENED_TUNNEL_WINDOW: VarInt = VarInt::from_u32(512 * 1024 * 1024);
+/// Eight uploads that their databases do not read. It is the node's memory, and others than it decide when it is used.
+const ACCEPTED_TUNNEL_WINDOW: VarInt = VarInt::from_u32(64 * 1024 * 1024);
 /// What somebody unknown can make this process hold.
 const BEFORE_HANDSHAKE_WINDOW: VarInt = VarInt::from_u32(64 * 1024);
 const BEFORE_HANDSHAKE_STREAMS: VarInt = VarInt::from_u32(8);

@@ -7,13 +7,13 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use quinn::{Connection, RecvStream, SendStream, TransportConfig};
 use tokio::time::timeout;
-use zdap_proto::connect::connect_for_enrol;
+use zdap_proto::connect::{connect, connect_for_enrol};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
-use zdap_proto::message::{EnrolRequest, Reply, Request, TunnelHello, Wanted};
+use zdap_proto::message::{EnrolRequest, Invited, Reply, Request, TunnelHello, TunnelReply, Wanted};
 use zdap_proto::token::Token;
-use zdap_proto::transport::{self, Purpose};
+use zdap_proto::transport::{self, Close, Purpose};
 
-use crate::world::{Machine, Running, by_hand, deaf, opened, server_name};
+use crate::world::{Machine, Running, by_hand, deaf, enrol, opened, server_name};
 
 #[tokio::test]
 async fn a_request_that_cannot_be_understood_is_answered_with_the_reason() {
@@ -146,29 +146,77 @@ async fn more_requests_than_are_allowed_at_once_wait_for_their_turn() {
 }
 
 #[tokio::test]
-async fn a_thousand_connections_that_say_nothing_do_not_keep_an_honest_client_out() {
+async fn a_thousand_newcomers_who_say_nothing_keep_out_neither_a_client_nor_a_newcomer_who_does() {
     let node = Machine::new("a").start().await;
     let ada = node.user("ada").await;
     let token = Token::new(vec![node.address.clone()], node.ca.fingerprint(), false);
     let endpoint = transport::client_endpoint().unwrap();
     let silent: Vec<_> = stream::iter(0..1000)
         .map(|_| connect_for_enrol(&endpoint, &token))
-        .buffer_unordered(32)
+        .buffered(32)
+        .map(Result::unwrap)
         .collect()
         .await;
-    assert!(silent.iter().all(Result::is_ok), "there is room for them, too");
+    let reason = silent[0].closed().await.to_string();
+    assert!(reason.contains("too many enrol at once"), "{reason}");
     timeout(PROMPT, honest_visit(&node))
         .await
         .expect("there is room for one more");
+    let invited = Invited::User {
+        name: Some("eve".parse().unwrap()),
+        admin: false,
+    };
+    enrol(&node.token(invited).await, Wanted::User { name: None })
+        .await
+        .expect("there is room for a newcomer");
     ada.ask(&Request::Status).await.unwrap();
     let gone = async {
-        for connection in silent.into_iter().flatten() {
+        for connection in silent {
             connection.closed().await;
         }
     };
     timeout(DEADLINE, gone)
         .await
         .expect("whoever says nothing is let go");
+}
+
+#[tokio::test]
+async fn a_peer_with_too_many_connections_gets_no_more_until_one_has_gone() {
+    let node = Machine::new("a").start().await;
+    let ada = node.user("ada").await;
+    let clone = ada.create().await;
+    let relay = ada.relay(&clone.id).await;
+    let endpoint = transport::client_endpoint().unwrap();
+    let again = || connect(&endpoint, &relay, &node.address, Purpose::Tunnel);
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(again().await.unwrap());
+    }
+    let reason = again().await.unwrap().closed().await.to_string();
+    assert!(reason.contains("has 64 connections open already"), "{reason}");
+    node.echo(&ada.identity, &clone.id)
+        .await
+        .expect("its owner is somebody else");
+    Close::Done.connection(&held.remove(0), "one less");
+    let freed = async {
+        // The node may not have heard yet.
+        loop {
+            let connection = again().await.unwrap();
+            let (mut send, mut receive) = connection.open_bi().await.unwrap();
+            let hello = TunnelHello {
+                clone: clone.id.clone(),
+            };
+            // One that is closed again takes no hello, or gives no answer to it.
+            if frame::write(&mut send, &hello, REQUEST_CAP).await.is_ok()
+                && frame::read::<TunnelReply, _>(&mut receive, REPLY_CAP)
+                    .await
+                    .is_ok()
+            {
+                break;
+            }
+        }
+    };
+    timeout(PROMPT, freed).await.expect("its place is free again");
 }
 
 #[tokio::test]
