@@ -161,7 +161,8 @@ async fn run<S: AsRef<str>>(program: &str, arguments: &[S], patience: Duration) 
         .args(arguments.iter().map(AsRef::as_ref))
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
-        .kill_on_drop(true)
+        // Killed in the middle of a call it can leave zfs-fuse with a lock that nobody gives back.
+        .kill_on_drop(false)
         .output();
     match timeout(patience, output).await {
         Err(_) => Err(failure(Kind::Other, format!("no answer within {patience:?}"))),
