@@ -7,15 +7,13 @@
 #   deploy/bench.sh tunnel [MIB] [SECONDS]   the way from a client to its clone under load: see deploy/stress.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. deploy/common.sh
 
 main() {
     case ${1:-} in
     attach) attach_bench "${2:-10}" ;;
     tunnel) exec deploy/stress.sh "${@:2}" ;;
-    *)
-        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-        exit 2
-        ;;
+    *) usage "${BASH_SOURCE[0]}" ;;
     esac
 }
 
@@ -28,14 +26,14 @@ attach_bench() {
         attach=$(attach_once)
         # Round 0 warms caches, and brings the relay image to this machine.
         if ((round > 0)); then
-            printf '%s %s\n' "$floor" "$attach" >>"$BENCH/rounds"
+            printf '%s %s\n' "$floor" "$attach" >>"$SCRATCH/rounds"
             printf '%-6s %12s %12s %8s   %s\n' "$round" "$floor" "$attach" \
                 "$(awk -v a="$attach" -v f="$floor" 'BEGIN { printf "%.3f", a / f }')" "$(stages)"
         fi
     done
     printf '\nmedian floor %s ms, median attach %s ms, median of the ratios %s\n' \
-        "$(awk '{ print $1 }' "$BENCH/rounds" | median)" "$(awk '{ print $2 }' "$BENCH/rounds" | median)" \
-        "$(awk '{ printf "%.3f\n", $2 / $1 }' "$BENCH/rounds" | median)"
+        "$(awk '{ print $1 }' "$SCRATCH/rounds" | median)" "$(awk '{ print $2 }' "$SCRATCH/rounds" | median)" \
+        "$(awk '{ printf "%.3f\n", $2 / $1 }' "$SCRATCH/rounds" | median)"
 }
 
 # By hand. The prober is started beforehand, so that it costs the floor nothing.
@@ -45,7 +43,7 @@ floor_once() {
     local probe=$PROBE_PID # bash forgets it when the prober ends
     began=$(now)
     zfs clone "$SNAPSHOT" "$dataset"
-    container=$(docker create --network zdap --shm-size 128m --stop-signal SIGINT \
+    container=$(docker create --name "$FLOOR" --network zdap --shm-size 128m --stop-signal SIGINT \
         --volume "$mount:/var/lib/postgresql/data" --env POSTGRES_PASSWORD=secret "$IMAGE")
     docker start "$container" >/dev/null
     # Asking for the address is not part of the floor, and is taken off.
@@ -62,59 +60,51 @@ floor_once() {
 
 attach_once() {
     local began
-    cd "$BENCH/project"
+    cd "$SCRATCH/project"
     began=$(now)
-    zdap --json attach orders >"$BENCH/attached" 2>"$BENCH/attach.log" || fail "$(cat "$BENCH/attach.log")"
+    zdap --json attach orders >"$SCRATCH/attached" 2>"$SCRATCH/attach.log" || fail "$(cat "$SCRATCH/attach.log")"
     elapsed "$began"
     zdap psql orders -- --no-psqlrc --quiet --command 'select 1' >/dev/null || fail 'the clone does not answer'
     zdap detach orders >/dev/null 2>&1
 }
 
 stages() {
-    tr ',' '\n' <"$BENCH/attached" | sed -n 's/.*"\([a-z]*\)_ms": *\([0-9.]*\).*/\1 \2/p' | paste -sd, | sed 's/,/, /g'
+    tr ',' '\n' <"$SCRATCH/attached" | sed -n 's/.*"\([a-z]*\)_ms": *\([0-9.]*\).*/\1 \2/p' | paste -sd, | sed 's/,/, /g'
 }
 
 # A node on a dataset of its own, and one restored resource.
 start_node() {
-    [[ $(id -u) == 0 ]] || fail 'the benchmark needs root, for ZFS and Docker'
+    is_root || fail 'the benchmark needs root, for ZFS and Docker'
     deploy/lab.sh up >&2
     set -a
     # shellcheck source=/dev/null
     . <(deploy/lab.sh env)
     set +a
     [[ -n ${ZDAP_TEST_ZPOOL:-} && -n ${ZDAP_TEST_DOCKER:-} ]] || fail 'the benchmark needs ZFS and Docker'
-    PATH=$(deploy/build.sh programs --release):$PATH
-    BENCH=$(mktemp -d)
+    PATH=${ZDAP_BENCH_PROGRAMS:-$(deploy/build.sh programs --release)}:$PATH
     POOL=$ZDAP_TEST_ZPOOL/bench.$$
+    FLOOR=zdap-floor.$$
+    scratch_directory bench
+    trap clean_up_all EXIT
     IMAGE=${ZDAP_TEST_IMAGE:-postgres:15}
-    trap clean_up EXIT
-    export ZDAP_STATE_DIR=$BENCH/state ZDAP_HOME=$BENCH/home
     zfs create "$POOL"
     MOUNT=$(zfs get -H -o value mountpoint "$POOL")
-    zdapd --zpool "$POOL" --config-dir deploy/resources.example --runtime docker --node-name bench \
-        --network-address 127.0.0.1 --api-port 0 serve 2>"$BENCH/zdapd.log" &
-    NODE=$!
-    until [[ -s $ZDAP_STATE_DIR/port ]]; do
-        kill -0 "$NODE" 2>/dev/null || fail "the node did not start: $(cat "$BENCH/zdapd.log")"
-        sleep 0.02
-    done
+    run_node --zpool "$POOL" --config-dir deploy/resources.example --runtime docker --node-name bench
     zdapd create snap orders >&2
     SNAPSHOT=$(zfs list -H -r -t snapshot -o name "$POOL" | head -n 1)
-    cp -r deploy/compose.example "$BENCH/project"
+    cp -r deploy/compose.example "$SCRATCH/project"
     zdap add origin "$(zdapd token user bench)" >&2
 }
 
-clean_up() {
-    set +e
-    if [[ -n ${NODE:-} ]]; then
-        zdapd destroy all --yes >/dev/null 2>&1
-        kill "$NODE" && wait "$NODE"
-    fi
-    until zfs destroy -r "$POOL" 2>/dev/null; do
-        zfs list "$POOL" >/dev/null 2>&1 || break
+clean_up_all() {
+    clean_up
+    docker rm --force --volumes "$FLOOR" >/dev/null 2>&1
+    for _ in {1..50}; do # busy for a while after the last process has left
+        zfs destroy -r "$POOL" 2>/dev/null
+        zfs list "$POOL" >/dev/null 2>&1 || return
         sleep 0.2
     done
-    rm -rf "$BENCH"
+    say "$POOL could not be destroyed"
 }
 
 now() {
@@ -127,11 +117,6 @@ elapsed() {
 
 median() {
     sort -n | awk '{ value[NR] = $1 } END { printf "%s\n", NR % 2 ? value[(NR + 1) / 2] : (value[NR / 2] + value[NR / 2 + 1]) / 2 }'
-}
-
-fail() {
-    printf 'error: %s\n' "$*" >&2
-    exit 1
 }
 
 # Reads an address and says `answered` once `select 1` has been answered there; a new try every 5 ms. It needs no library:

@@ -8,16 +8,14 @@
 #   eval "$(deploy/build.sh env)"             the environment for cargo to build into the same place
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. deploy/common.sh
 
 main() {
     case ${1:-} in
     programs) programs "${@:2}" ;;
     relay-image) relay_image "${@:2}" ;;
     env) environment ;;
-    *)
-        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-        exit 2
-        ;;
+    *) usage "${BASH_SOURCE[0]}" ;;
     esac
 }
 
@@ -28,8 +26,7 @@ environment() {
 }
 
 programs() {
-    command -v cargo >/dev/null || fail 'no cargo on PATH: install Rust first (https://rustup.rs)'
-    command -v cc >/dev/null || fail 'no C compiler: install one first (Debian: apt-get install gcc libc6-dev)'
+    need_compilers
     eval "$(environment)"
     cargo build --locked "$@" -p zdap-node -p zdap -p zdap-relay >&2
     local profile=debug
@@ -46,11 +43,6 @@ relay_image() {
     docker build --file deploy/Dockerfile.relay --tag "$image" "$context" >&2
     rm -r "$context"
     printf '%s\n' "$image"
-}
-
-fail() {
-    printf 'error: %s\n' "$*" >&2
-    exit 1
 }
 
 main "$@"

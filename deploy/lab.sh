@@ -12,6 +12,8 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 UID_SUFFIX=$([[ $(id -u) == 0 ]] || echo "-$(id -u)")
 readonly HERE UID_SUFFIX
+# shellcheck source=deploy/common.sh
+. "$HERE/common.sh"
 readonly LAB_DIR=${ZDAP_LAB_DIR:-/var/tmp/zdap-lab$UID_SUFFIX}
 readonly CACHE_DIR=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/zdap-lab
 readonly POOL=zdap-test
@@ -25,10 +27,7 @@ main() {
         [[ -e $LAB_DIR/env ]] || { say "the lab is not up: run \`${BASH_SOURCE[0]} up\`" && exit 1; }
         cat "$LAB_DIR/env"
         ;;
-    *)
-        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-        exit 2
-        ;;
+    *) usage "${BASH_SOURCE[0]}" ;;
     esac
 }
 
@@ -83,19 +82,9 @@ record() {
     printf "ZDAP_TEST_%s='%s'\n" "$1" "${2//\'/}" >>"$LAB_DIR/env.new"
 }
 
-missing() {
-    REASON=$1
-    return 1
-}
-
 postgres_programs() {
     if ! newest_postgres >/dev/null; then
-        # No server of the distribution's own: it would take port 5432.
-        if is_root && [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then
-            mkdir -p /etc/postgresql-common
-            echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
-        fi
-        install_packages postgresql || return 1
+        install_postgres || return 1
     fi
     VALUE=$(newest_postgres) || missing 'no /usr/lib/postgresql/*/bin/postgres after installing postgresql'
 }
@@ -297,16 +286,6 @@ await() {
     done
 }
 
-install_packages() {
-    is_root || { missing "not installed, and installing needs root: $*"; return; }
-    command -v apt-get >/dev/null || { missing "install by hand (no apt-get here): $*"; return; }
-    say "installing $*"
-    local -a install=(apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@")
-    DEBIAN_FRONTEND=noninteractive "${install[@]}" >"$LAB_DIR/apt.log" 2>&1 ||
-        { apt-get -q update >>"$LAB_DIR/apt.log" 2>&1 && DEBIAN_FRONTEND=noninteractive "${install[@]}" >>"$LAB_DIR/apt.log" 2>&1; } ||
-        { missing "apt-get install $* failed, see $LAB_DIR/apt.log"; return; }
-}
-
 apt_candidate() {
     apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p'
 }
@@ -328,14 +307,6 @@ apt_sources() {
             sed -nE "s/^deb (\[[^]]*\] )?([^ ]+) $own([^ ]*) (.*)$/Types: deb\nURIs: \2\nSuites: $1\3\nComponents: \4\nSigned-By: \/usr\/share\/keyrings\/debian-archive-keyring.gpg\n/p" "$file"
         fi
     done
-}
-
-is_root() {
-    [[ $(id -u) == 0 ]]
-}
-
-say() {
-    printf 'lab: %s\n' "$*" >&2
 }
 
 main "$@"

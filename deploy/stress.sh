@@ -7,6 +7,7 @@
 # ZDAP_BENCH_PROGRAMS names a directory with zdapd, zdap and zdap-proxyd that are built already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. deploy/common.sh
 
 readonly MEBIBYTES=${1:-1024} SECONDS_OF_CONNECTS=${2:-20}
 readonly IDLE=200 CONNECTS_PER_SECOND=50
@@ -14,12 +15,12 @@ readonly IDLE=200 CONNECTS_PER_SECOND=50
 main() {
     need psql sha256sum
     programs
-    bench_directory
+    scratch_directory stress
     write_resource
-    start_node
+    run_node --data-dir "$SCRATCH/data" --config-dir "$SCRATCH/resources" --runtime process --node-name bench
     zdapd create snap orders >&2
     attach
-    start_relay
+    run_relay "$CLONE" "$SCRATCH/project/.zdap.d/orders"
 
     connects 1 >/dev/null # what is made once stays: threads, caches, buffers
     until_descriptors_rest
@@ -58,7 +59,7 @@ idle_sessions_end() {
 
 # connects SECONDS: prints how many sessions were opened and closed, and how many of them failed.
 connects() {
-    local seconds=$1 began=$EPOCHREALTIME failures=$BENCH/failures total=$(($1 * CONNECTS_PER_SECOND)) due
+    local seconds=$1 began=$EPOCHREALTIME failures=$SCRATCH/failures total=$(($1 * CONNECTS_PER_SECOND)) due
     local -a running=()
     : >"$failures"
     for ((i = 0; i < total; i++)); do
@@ -144,18 +145,9 @@ programs() {
     PATH=${ZDAP_BENCH_PROGRAMS:-$(deploy/build.sh programs --release)}:$PATH
 }
 
-bench_directory() {
-    BENCH=$(mktemp -d "${TMPDIR:-/tmp}/zdap-bench.XXXXXX")
-    chmod 711 "$BENCH" # where this is root, the database runs as another user
-    trap clean_up EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
-    export ZDAP_STATE_DIR=$BENCH/state ZDAP_HOME=$BENCH/home
-}
-
 write_resource() {
-    mkdir -p "$BENCH/resources" "$BENCH/project"
-    cat >"$BENCH/resources/orders.resource.yml" <<'END'
+    mkdir -p "$SCRATCH/resources" "$SCRATCH/project"
+    cat >"$SCRATCH/resources/orders.resource.yml" <<'END'
 name: orders
 creation: ./creation.sh
 docker:
@@ -163,49 +155,14 @@ docker:
   env: [POSTGRES_HOST_AUTH_METHOD=trust]
   cmd: [postgres, -c, max_connections=500]
 END
-    printf '#!/bin/sh\n' >"$BENCH/resources/creation.sh"
-    chmod +x "$BENCH/resources/creation.sh"
-    printf 'services:\n  orders:\n    image: postgres:15\n    ports: ["5432:5432"]\n' >"$BENCH/project/docker-compose.yml"
-}
-
-start_node() {
-    zdapd --data-dir "$BENCH/data" --config-dir "$BENCH/resources" --runtime process --node-name bench \
-        --network-address 127.0.0.1 --api-port 0 serve 2>"$BENCH/zdapd.log" &
-    NODE=$!
-    until [[ -s $ZDAP_STATE_DIR/port ]]; do
-        kill -0 "$NODE" 2>/dev/null || fail "the node did not start: $(cat "$BENCH/zdapd.log")"
-        sleep 0.02
-    done
+    printf '#!/bin/sh\n' >"$SCRATCH/resources/creation.sh"
+    chmod +x "$SCRATCH/resources/creation.sh"
+    printf 'services:\n  orders:\n    image: postgres:15\n    ports: ["5432:5432"]\n' >"$SCRATCH/project/docker-compose.yml"
 }
 
 attach() {
     zdap add origin "$(zdapd token user bench)" >&2
-    CLONE=$(cd "$BENCH/project" && zdap init --quiet && zdap attach orders | awk '{ print $3 }')
-}
-
-start_relay() {
-    PORT=$(free_port)
-    LISTEN_PORT=$PORT ZDAP_CLONE=$CLONE ZDAP_SERVERS=127.0.0.1:$(<"$ZDAP_STATE_DIR/port") \
-        ZDAP_IDENTITY=$BENCH/project/.zdap.d/orders zdap-proxyd 2>"$BENCH/relay.log" &
-    RELAY=$!
-    until LISTEN_PORT=$PORT zdap-proxyd health 2>/dev/null; do
-        kill -0 "$RELAY" 2>/dev/null || fail "the relay did not start: $(cat "$BENCH/relay.log")"
-        sleep 0.02
-    done
-}
-
-clean_up() {
-    set +e
-    trap '' INT TERM
-    if [[ -n ${RELAY:-} ]]; then
-        kill "$RELAY" && wait "$RELAY"
-    fi 2>/dev/null
-    if [[ -n ${NODE:-} ]] && kill -0 "$NODE" 2>/dev/null; then
-        # Clones outlive their node unless they are destroyed.
-        zdapd destroy all --yes >/dev/null
-        kill "$NODE" && wait "$NODE"
-    fi
-    rm -rf "$BENCH"
+    CLONE=$(cd "$SCRATCH/project" && zdap init --quiet && zdap attach orders | awk '{ print $3 }')
 }
 
 # --- machinery ---------------------------------------------------------------------------------------------------------
@@ -215,27 +172,11 @@ milliseconds_since() {
     printf '%d\n' $(((${now/./} - ${1/./}) / 1000))
 }
 
-free_port() {
-    local port
-    for port in $(shuf -i 20000-29999 -n 50); do
-        if ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-            printf '%s\n' "$port"
-            return
-        fi
-    done
-    fail 'no free port between 20000 and 29999'
-}
-
 need() {
     local program
     for program in "$@"; do
         command -v "$program" >/dev/null || fail "no $program on PATH; deploy/test.sh installs what is needed"
     done
-}
-
-fail() {
-    printf 'error: %s\n' "$1" >&2
-    exit 1
 }
 
 main "$@"

@@ -5,6 +5,7 @@
 #   deploy/test.sh --no-skip   such a test fails instead
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. deploy/common.sh
 
 LOG_DIR=$(mktemp -d)
 readonly LOG_DIR
@@ -15,11 +16,9 @@ main() {
     case ${1:-} in
     '') ;;
     --no-skip) export ZDAP_TEST_NO_SKIP=1 ;;
-    *)
-        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
-        exit 2
-        ;;
+    *) usage "${BASH_SOURCE[0]}" ;;
     esac
+    need_compilers
     deploy/lab.sh up
     set -a
     # shellcheck source=/dev/null
@@ -31,8 +30,9 @@ main() {
 
     check formatting cargo fmt --all --check
     check dependencies dependencies
-    check 'licences and bans' cargo_deny
+    check licences licences
     check lints cargo clippy --locked --workspace --all-targets -- -D warnings
+    forget_relay_images
     check programs build_programs
     ZDAP_TEST_PROGRAMS=$(<"$LOG_DIR/programs")
     export ZDAP_TEST_PROGRAMS ZDAP_TEST_RELAY=$ZDAP_TEST_PROGRAMS/zdap-proxyd
@@ -54,8 +54,13 @@ check() {
     fi
 }
 
-# What deny.toml says of cryptography and of duplicates, asked of cargo alone.
+# What deny.toml says, by cargo-deny where it is installed, else asked of cargo alone.
+
 dependencies() {
+    if command -v cargo-deny >/dev/null; then
+        cargo deny --offline check bans sources
+        return
+    fi
     local tree crate versions
     tree=$(cargo tree --locked --workspace --edges normal,build --prefix none --format '{p}' | awk '{print $1, $2}' | sort -u) || return 1
     for crate in ring openssl-sys native-tls; do
@@ -71,14 +76,53 @@ dependencies() {
             return 1
         fi
     done
+    if grep '^source = ' Cargo.lock | grep -v 'registry+https://github.com/rust-lang/crates.io-index'; then
+        echo 'a dependency is from elsewhere than crates.io'
+        return 1
+    fi
+    if grep -nE '(^[a-z0-9_-]+|version) = "\*"' Cargo.toml ./*/Cargo.toml; then
+        echo 'a dependency names no version'
+        return 1
+    fi
 }
 
-cargo_deny() {
+licences() {
     if command -v cargo-deny >/dev/null; then
-        cargo deny --offline check bans licenses sources
-    else
-        echo 'cargo-deny is not installed: licences are not checked here'
+        cargo deny --offline check licenses
+        return
     fi
+    local crates crate licence status=0
+    ALLOWED_LICENCES=$(sed -n '/^\[licenses\]/,/^\]/s/^ *"\(.*\)",$/\1/p' deny.toml)
+    crates=$(cargo tree --locked --workspace --prefix none --format '{p}|{l}' | sed '/^$/d; s/ (\*)$//' | sort -u) || return 1
+    while IFS='|' read -r crate licence; do
+        if ! licence_is_allowed "$licence"; then
+            printf 'the licence of %s is not one that deny.toml allows: %s\n' "$crate" "${licence:-none}"
+            status=1
+        fi
+    done <<<"$crates"
+    return "$status"
+}
+
+# licence_is_allowed EXPRESSION: as arithmetic, a licence that is allowed being 1 and another 0. Crates from before SPDX
+# expressions write `/` for OR.
+licence_is_allowed() {
+    local -a words
+    local word arithmetic=
+    read -ra words < <(sed 's# WITH #:#g; s#/# OR #g; s#[()]# & #g' <<<"$1")
+    for word in "${words[@]}"; do
+        case $word in
+        '(' | ')') arithmetic+=$word ;;
+        AND) arithmetic+='&&' ;;
+        OR) arithmetic+='||' ;;
+        *) arithmetic+=$(grep -cxF "${word/:/ WITH }" <<<"$ALLOWED_LICENCES" || true) ;;
+        esac
+    done
+    ((${arithmetic:-0}))
+}
+
+# An image of this version that was made from older sources would be used in place of the program that is tested.
+forget_relay_images() {
+    docker images --format '{{.Repository}}:{{.Tag}}' zdap/zdap-proxyd 2>/dev/null | xargs -r docker rmi --force >/dev/null 2>&1 || true
 }
 
 build_programs() {
@@ -97,6 +141,7 @@ summary() {
     local passed failed skipped
     passed=$(count passed)
     failed=$(count 'failed|timed out')
+    ((failed > 0)) || failed=${#failed_checks[@]} # a check that fails without a test, such as the build, is a failure too
     skipped=$(sort -u "$ZDAP_TEST_SKIP_LOG" | grep -c . || true)
     if [[ -z ${ZDAP_TEST_NO_SKIP:-} ]]; then
         passed=$((passed - skipped)) # to the test runner a skipped test has passed
@@ -110,10 +155,10 @@ summary() {
     ((${#failed_checks[@]} == 0))
 }
 
-# count WORD: adds up "N WORD" in the summary lines of nextest and of cargo test.
+# count WORD: adds up "N WORD" in the summary lines of nextest and of cargo test; there are none where nothing was built.
 count() {
-    sed -E 's/\x1b\[[0-9;]*m//g' "$LOG_DIR/output" | grep -E '^ *Summary \[|^test result: ' |
-        grep -oE "[0-9]+ ($1)" | awk '{sum += $1} END {print sum + 0}'
+    sed -E 's/\x1b\[[0-9;]*m//g' "$LOG_DIR/output" | { grep -E '^ *Summary \[|^test result: ' || true; } |
+        { grep -oE "[0-9]+ ($1)" || true; } | awk '{sum += $1} END {print sum + 0}'
 }
 
 main "$@"
