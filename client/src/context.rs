@@ -15,7 +15,7 @@ use crate::error::{Failure, Kind};
 use crate::node::Node;
 use crate::origin::Origins;
 use crate::output::Output;
-use crate::project::Project;
+use crate::project::{Project, ProjectError};
 use crate::settings::Home;
 
 /// What every command is given.
@@ -72,7 +72,18 @@ impl<'a> Context<'a> {
 
     /// Returns the compose project that the command runs in.
     pub fn project(&self) -> Result<Project, Failure> {
-        Ok(Project::find(&self.directory()?)?)
+        Ok(Project::find(&self.directory()?, |name| {
+            std::env::var(name).ok()
+        })?)
+    }
+
+    /// Returns the compose project that the command runs in, if there is one.
+    pub fn project_if_any(&self) -> Result<Option<Project>, Failure> {
+        match Project::find(&self.directory()?, |name| std::env::var(name).ok()) {
+            Ok(project) => Ok(Some(project)),
+            Err(ProjectError::None(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits for Ctrl-C, a signal or the timeout.

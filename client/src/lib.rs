@@ -7,10 +7,12 @@
 //! - [`origin`]: the ways to the nodes; [`node`]: what one node can be asked
 //! - [`settings`]: what is remembered on this machine
 //! - [`project`]: the compose project that a command runs in; [`compose`]: its files, text in and text out
+//! - [`attachments`]: what is attached in it, changed under one lock
 //! - [`engine`]: the Docker engine of this machine, for the relay's image
 //! - [`output`]: all that is printed; [`error`]: how a command fails
 //! - [`complete`]: completion in the shell, by asking the nodes
 
+pub mod attachments;
 pub mod cli;
 pub mod commands;
 pub mod complete;

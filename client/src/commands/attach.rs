@@ -1,7 +1,7 @@
 //! `zdap attach`: a clone in the place of a compose service.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,6 +10,7 @@ use zdap_proto::message::{CloneView, Stages};
 use zdap_proto::name::{CloneId, ResourceName};
 
 use super::{newest_clone, relay_image};
+use crate::attachments::Attachments;
 use crate::cli::Attach;
 use crate::compose::{self, ComposeError, ComposeService, RelayService};
 use crate::context::Context;
@@ -39,7 +40,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(),
     let created = match context.until_stopped(attaching).await {
         Ok(created) => created,
         Err(failure) => {
-            made.undo(context, &project, &resource).await;
+            made.undo(context).await;
             return Err(failure);
         }
     };
@@ -105,8 +106,6 @@ async fn attach(
     };
     let (image, (created, identity, status)) = tokio::try_join!(image, clone)?;
 
-    made.note_identity(project.identity(resource));
-    project.keep_identity(resource, &identity)?;
     let mut ways = origins.addresses_for(&node);
     ways.insert(1, status.address);
     let (servers, extra_hosts) = servers_for_relay(&ways);
@@ -119,7 +118,9 @@ async fn attach(
         start_interval: image.start_interval,
         ..before.relay
     };
-    compose::edit(&project.r#override, |text| {
+    output.doing("waiting for another zdap in this project");
+    let attachments = Attachments::of(project).await?;
+    attachments.attach(resource, &identity, |text| {
         compose::attach(text, &relay, arguments.force)
     })?;
     if let Some(replaced) = before.replaced.filter(|replaced| *replaced != relay.clone) {
@@ -192,42 +193,19 @@ impl Before {
     }
 }
 
-/// What has been made so far, to be undone when the rest fails.
+/// The clone that has been made, to be given back when the rest fails.
 #[derive(Debug, Default)]
-struct Made(Mutex<Things>);
-
-#[derive(Debug, Default)]
-struct Things {
-    clone: Option<(Node, CloneId)>,
-    /// Some: an identity was written, in the place of the inner one.
-    identity: Option<Option<Identity>>,
-}
+struct Made(OnceLock<(Node, CloneId)>);
 
 impl Made {
     fn note_clone(&self, node: &Node, clone: &CloneId) {
-        self.things().clone = Some((node.clone(), clone.clone()));
+        // There is one a command.
+        let _ = self.0.set((node.clone(), clone.clone()));
     }
 
-    fn note_identity(&self, earlier: Option<Identity>) {
-        self.things().identity = Some(earlier);
-    }
-
-    fn things(&self) -> std::sync::MutexGuard<'_, Things> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives back the clone and what was written. What cannot be undone is said.
-    async fn undo(self, context: &Context<'_>, project: &Project, resource: &ResourceName) {
-        let things = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let undone = match things.identity {
-            Some(Some(earlier)) => project.keep_identity(resource, &earlier),
-            Some(None) => project.remove_identity(resource),
-            None => Ok(()),
-        };
-        if let Err(error) = undone {
-            context.output.warn(&crate::error::chain(&error));
-        }
-        let Some((node, clone)) = things.clone else {
+    /// Gives back the clone. Where that fails it is said.
+    async fn undo(self, context: &Context<'_>) {
+        let Some((node, clone)) = self.0.into_inner() else {
             return;
         };
         context.output.doing(format!("giving back {clone}"));

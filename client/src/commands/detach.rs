@@ -6,6 +6,7 @@ use serde::Serialize;
 use zdap_proto::name::ResourceName;
 
 use super::{Found, tell_silent};
+use crate::attachments::Attachments;
 use crate::cli::Detach;
 use crate::compose::{self, Attached, ComposeError};
 use crate::context::Context;
@@ -26,7 +27,7 @@ struct Document<'a> {
     detached: &'a [Detached],
 }
 
-/// Detaches the services, all or none.
+/// Detaches the services. Should a clone not go back, all stay attached, and what has gone is gone already the next time.
 pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(), Failure> {
     let project = context.project()?;
     let output = context.output;
@@ -64,12 +65,10 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
             destroyed: found.is_some(),
         });
     }
-    compose::edit(&project.r#override, without)?;
-    for attached in &attached {
-        if let Ok(resource) = attached.service.parse::<ResourceName>() {
-            project.remove_identity(&resource)?;
-        }
-    }
+    let resources = attached.iter().map(|attached| attached.resource.parse());
+    let resources: Vec<ResourceName> = resources.filter_map(Result::ok).collect();
+    output.doing("waiting for another zdap in this project");
+    Attachments::of(&project).await?.detach(&resources, without)?;
 
     let lines: Vec<String> = detached
         .iter()
