@@ -27,13 +27,14 @@ pub mod project;
 pub mod settings;
 pub mod words;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
 use crate::context::Context;
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::output::Output;
 use crate::settings::Home;
 
@@ -43,13 +44,35 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Runs the command that the program was called with.
 pub fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
-    let cli = Cli::parse();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error, &arguments),
+    };
     log_to_stderr(&cli);
     let output = Output::new(cli.global.json, cli.global.quiet, cli.global.verbose > 0);
     match start(cli, &output) {
         Ok(code) => code,
         Err(failure) => output.failure(&failure),
     }
+}
+
+/// Help and the version come this way, too.
+fn wrong_usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    // Where nobody reads it there is nobody to tell.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let mut own = arguments.iter().take_while(|argument| *argument != "--");
+    if own.any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default();
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let failure = Failure::new(message).of_kind(Kind::Usage);
+        let _ = Output::new(true, true, false).document(&output::ErrorDocument::of(&failure));
+    }
+    ExitCode::from(Kind::Usage.exit_code())
 }
 
 fn start(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
@@ -81,5 +104,6 @@ fn log_to_stderr(cli: &Cli) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        .log_internal_errors(false) // it would panic where stderr is closed
         .init();
 }

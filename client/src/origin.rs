@@ -139,17 +139,17 @@ impl Origins {
     }
 
     /// Chooses the node that a clone of `resource` is made on: the pinned one, the only one, or of those that have the
-    /// snapshot the one with the most room.
+    /// snapshot the one with the most room. Returns also those that did not answer.
     pub async fn choose(
         &self,
         pin: Option<&Pin>,
         resource: &ResourceName,
         snapshot: Option<SnapshotTime>,
-    ) -> Result<Node, OriginError> {
+    ) -> Result<(Node, Vec<Silent>), OriginError> {
         let ways = self.ways_of(pin)?;
         if let ([way], None | Some(Pin::Address(_))) = (ways.as_slice(), pin) {
             return match way.reach(&self.endpoint).await {
-                Ok(node) => Ok(node),
+                Ok(node) => Ok((node, Vec::new())),
                 Err(error) => Err(OriginError::NoneReached {
                     silent: vec![Silent::new(way, error)],
                 }),
@@ -159,19 +159,24 @@ impl Origins {
             let (status, resources) = tokio::try_join!(node.status(), node.resources())?;
             Ok(Offer::new(&status, resources, resource))
         };
-        let hosts = |offer: &Offer| pin.is_none() && offer.fault(snapshot).is_none();
+        let hosts = |offer: &Offer| (pin.is_none() && offer.fault(snapshot).is_none()).then_some(GRACE);
         let gathered = self.each(&ways, ask, hosts).await;
-        let offers = keep_pinned(gathered, pin, |node, offer| fits(pin, &offer.node, node))?.answers;
-        let place = best(offers.iter().map(|(_, offer)| offer), snapshot);
-        let place = place.map_err(|reasons| OriginError::NoPlace {
+        let gathered = keep_pinned(gathered, pin, |node, offer| fits(pin, &offer.node, node))?;
+        let no_place = |reasons| OriginError::NoPlace {
             resource: resource.clone(),
             reasons,
-        })?;
-        let chosen = offers.into_iter().nth(place).map(|(node, _)| node);
-        chosen.ok_or_else(|| OriginError::NoPlace {
-            resource: resource.clone(),
-            reasons: Vec::new(),
-        })
+        };
+        match best(gathered.answers.iter().map(|(_, offer)| offer), snapshot) {
+            Ok(place) => {
+                let chosen = gathered.answers.into_iter().nth(place);
+                let (node, _) = chosen.ok_or_else(|| no_place(Vec::new()))?;
+                Ok((node, gathered.silent))
+            }
+            Err(mut reasons) => {
+                reasons.extend(gathered.silent.into_iter().map(|silent| silent.reason));
+                Err(no_place(reasons))
+            }
+        }
     }
 
     /// Asks every node (or the pinned one) and waits for all of them.
@@ -179,6 +184,16 @@ impl Origins {
         &self,
         pin: Option<&Pin>,
         ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
+    ) -> Result<Gathered<T>, OriginError> {
+        self.gather_until(pin, ask, |_| false).await
+    }
+
+    /// Asks every node (or the pinned one) and waits for them until an answer is the last that is needed.
+    pub async fn gather_until<T>(
+        &self,
+        pin: Option<&Pin>,
+        ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
+        mut is_last: impl FnMut(&T) -> bool,
     ) -> Result<Gathered<T>, OriginError> {
         let ways = self.ways_of(pin)?;
         let ask = async |node: &Node| match pin {
@@ -188,7 +203,8 @@ impl Origins {
             }
             Some(Pin::Address(_)) | None => Ok((None, ask(node).await?)),
         };
-        let gathered = self.each(&ways, ask, |_| false).await;
+        let patience = |(_, answer): &(_, T)| is_last(answer).then_some(Duration::ZERO);
+        let gathered = self.each(&ways, ask, patience).await;
         let pinned = |node: &Node, (name, _): &(Option<String>, T)| match name {
             Some(name) => fits(pin, name, node),
             None => true,
@@ -204,7 +220,7 @@ impl Origins {
     /// Asks every node, and once one has answered waits for the others only a moment more.
     pub async fn gather_quickly<T>(&self, ask: impl AsyncFn(&Node) -> Result<T, NodeError>) -> Vec<T> {
         let ways: Vec<&Way> = self.ways.iter().collect();
-        let gathered = self.each(&ways, ask, |_| true).await;
+        let gathered = self.each(&ways, ask, |_| Some(GRACE)).await;
         gathered.answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
@@ -234,12 +250,12 @@ impl Origins {
         }
     }
 
-    /// Asks all of `ways` at once. As soon as an answer is `enough`, the others have [`GRACE`] left.
+    /// Asks all of `ways` at once, until the `patience` that an answer leaves for the others is at its end.
     async fn each<T>(
         &self,
         ways: &[&Way],
         ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
-        enough: impl Fn(&T) -> bool,
+        mut patience: impl FnMut(&T) -> Option<Duration>,
     ) -> Gathered<T> {
         let mut gathered = Gathered {
             answers: Vec::new(),
@@ -254,8 +270,8 @@ impl Origins {
             };
             match next {
                 Some(Ok((node, answer))) => {
-                    if until.is_none() && enough(&answer) {
-                        until = Some(Instant::now() + GRACE);
+                    if let (None, Some(left)) = (until, patience(&answer)) {
+                        until = Some(Instant::now() + left);
                     }
                     gathered.answers.push((node, answer));
                 }

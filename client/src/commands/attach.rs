@@ -9,7 +9,7 @@ use zdap_proto::identity::{Identity, Keypair};
 use zdap_proto::message::{CloneView, Stages};
 use zdap_proto::name::{CloneId, ResourceName};
 
-use super::{newest_clone, relay_image};
+use super::{choose, make_clone, newest_clone, relay_image};
 use crate::attachments::Attachments;
 use crate::cli::Attach;
 use crate::compose::{self, ComposeError, ComposeService, RelayService};
@@ -65,12 +65,8 @@ async fn attach(
 ) -> Result<Created, Failure> {
     let output = context.output;
     let origins = context.origins()?;
-    output.doing(format!("finding a node for `{resource}`"));
     let (mut node, existing) = match arguments.new {
-        true => (
-            origins.choose(words.pin.as_ref(), resource, words.time).await?,
-            None,
-        ),
+        true => (choose(context, &origins, resource, words).await?, None),
         false => {
             let found = newest_clone(context, &origins, words).await?;
             (found.node, Some(found.clone))
@@ -87,10 +83,7 @@ async fn attach(
                 stages: Stages::default(),
             },
             None => {
-                output.doing(format!("cloning `{resource}` on {}", node.address()));
-                context.note_maker(&node);
-                let progress = |step: zdap_proto::message::Progress| output.doing(step.stage);
-                let created = node.create_clone(resource, words.time, progress).await?;
+                let created = make_clone(context, &mut node, resource, words.time).await?;
                 made.note_clone(&node, &created.clone.id);
                 created
             }
