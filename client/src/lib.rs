@@ -8,7 +8,7 @@
 //! - [`settings`]: what is remembered on this machine
 //! - [`project`]: the compose project that a command runs in; [`compose`]: its files, text in and text out
 //! - [`attachments`]: what is attached in it, changed under one lock
-//! - [`engine`]: the Docker engine of this machine, for the relay's image
+//! - [`engine`]: the Docker engine of this machine, for the relay's image; [`docker_context`]: which one that is
 //! - [`output`]: all that is printed; [`error`]: how a command fails
 //! - [`complete`]: completion in the shell, by asking the nodes
 
@@ -18,6 +18,7 @@ pub mod commands;
 pub mod complete;
 pub mod compose;
 pub mod context;
+pub mod docker_context;
 pub mod engine;
 pub mod error;
 pub mod node;

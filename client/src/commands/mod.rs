@@ -10,6 +10,7 @@ mod init;
 mod list;
 mod origins;
 mod psql;
+mod relay;
 mod relay_image;
 mod tree;
 mod user;
