@@ -12,11 +12,12 @@ use quinn::Endpoint;
 use tokio::time::{Instant, timeout, timeout_at};
 use zdap_proto::connect::CONNECT_DEADLINE;
 use zdap_proto::identity::Identity;
-use zdap_proto::message::{NodeStatus, ResourceView};
+use zdap_proto::message::NodeStatus;
 use zdap_proto::name::{ClusterId, ResourceName, SnapshotTime};
 
 use crate::error::chain;
 use crate::node::{Node, NodeError};
+use crate::offer::{Offer, best};
 use crate::settings::{Home, SettingsError};
 use crate::words::Pin;
 
@@ -340,56 +341,6 @@ impl Silent {
     }
 }
 
-/// What a node has to offer for one resource.
-#[derive(Debug)]
-struct Offer {
-    node: String,
-    /// None: it does not serve the resource.
-    snapshots: Option<Vec<SnapshotTime>>,
-    free_bytes: u64,
-}
-
-impl Offer {
-    fn new(status: &NodeStatus, resources: Vec<ResourceView>, resource: &ResourceName) -> Self {
-        let served = resources.into_iter().find(|view| view.name == *resource);
-        Self {
-            node: status.name.to_string(),
-            snapshots: served.map(|view| view.snapshots),
-            free_bytes: status.free_bytes,
-        }
-    }
-
-    fn fault(&self, snapshot: Option<SnapshotTime>) -> Option<String> {
-        let fault = match (&self.snapshots, snapshot) {
-            (None, _) => "does not have this resource".to_owned(),
-            (Some(snapshots), None) if snapshots.is_empty() => "has no snapshot of it yet".to_owned(),
-            (Some(snapshots), Some(time)) if !snapshots.contains(&time) => {
-                format!("has no snapshot of {time}")
-            }
-            (Some(_), _) => return None,
-        };
-        Some(format!("{}: {fault}", self.node))
-    }
-}
-
-/// Returns the index of the offer to take: of those that have the snapshot, the one with the most room; the name decides
-/// between equals. Or why each cannot be taken.
-fn best<'a>(
-    offers: impl Iterator<Item = &'a Offer>,
-    snapshot: Option<SnapshotTime>,
-) -> Result<usize, Vec<String>> {
-    let mut reasons = Vec::new();
-    let mut hosts = Vec::new();
-    for (index, offer) in offers.enumerate() {
-        match offer.fault(snapshot) {
-            Some(reason) => reasons.push(reason),
-            None => hosts.push((offer.free_bytes, std::cmp::Reverse(&offer.node), index)),
-        }
-    }
-    reasons.sort();
-    hosts.into_iter().max().map(|(_, _, index)| index).ok_or(reasons)
-}
-
 /// Drops the answers of nodes that are not the pinned one; no answer at all is an error.
 fn keep_pinned<T>(
     mut gathered: Gathered<T>,
@@ -449,52 +400,15 @@ const GRACE: Duration = Duration::from_millis(300);
 mod tests {
     use super::*;
 
-    fn offer(node: &str, snapshots: Option<&[&str]>, free_bytes: u64) -> Offer {
-        let times = |times: &[&str]| times.iter().map(|time| time.parse().unwrap()).collect();
-        Offer {
-            node: node.to_owned(),
-            snapshots: snapshots.map(times),
-            free_bytes,
-        }
-    }
-
-    const OLD: &str = "2026-11-21T04:00:00Z";
-    const NEW: &str = "2026-11-22T04:00:00Z";
-
-    #[test]
-    fn the_node_with_the_most_room_is_taken_if_it_has_a_snapshot() {
-        let offers = [
-            offer("a", Some(&[NEW]), 10),
-            offer("b", Some(&[]), 99),
-            offer("c", None, 99),
-            offer("d", Some(&[NEW]), 20),
-            offer("e", Some(&[NEW]), 20),
-        ];
-        assert_eq!(best(offers.iter(), None), Ok(3));
-    }
-
-    #[test]
-    fn a_snapshot_that_is_asked_for_has_to_be_there() {
-        let offers = [offer("a", Some(&[NEW]), 99), offer("b", Some(&[NEW, OLD]), 10)];
-        assert_eq!(best(offers.iter(), Some(OLD.parse().unwrap())), Ok(1));
-    }
-
     #[test]
     fn where_no_node_will_do_each_is_named_with_its_reason() {
-        let offers = [
-            offer("b", Some(&[]), 9),
-            offer("a", None, 9),
-            offer("c", Some(&[OLD]), 9),
-        ];
-        let reasons = best(offers.iter(), Some(NEW.parse().unwrap())).unwrap_err();
         let error = OriginError::NoPlace {
             resource: "orders".parse().unwrap(),
-            reasons,
+            reasons: vec!["db1: no".to_owned(), "db2:43210: no answer".to_owned()],
         };
         assert_eq!(
             error.to_string(),
-            "no node can host `orders`\n  a: does not have this resource\n  \
-             b: has no snapshot of 2026-11-22T04:00:00Z\n  c: has no snapshot of 2026-11-22T04:00:00Z"
+            "no node can host `orders`\n  db1: no\n  db2:43210: no answer"
         );
     }
 
