@@ -173,7 +173,7 @@ pub enum List {
     Snaps(ListArguments),
     /// Show your clones
     #[command(after_help = "Examples:\n  zdap list clones\n  \
-        zdap list clones orders --format yaml    as a compose service, to paste")]
+        zdap list clones orders --format yaml    as compose services, to paste")]
     Clones(ListArguments),
 }
 

@@ -145,7 +145,7 @@ fn home() -> Option<Home> {
 }
 
 fn project() -> Option<Project> {
-    Project::find(&std::env::current_dir().ok()?).ok()
+    Project::find(&std::env::current_dir().ok()?, |name| std::env::var(name).ok()).ok()
 }
 
 /// Somebody has pressed Tab.

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quinn::Endpoint;
@@ -15,7 +15,7 @@ use crate::error::{Failure, Kind};
 use crate::node::Node;
 use crate::origin::Origins;
 use crate::output::Output;
-use crate::project::Project;
+use crate::project::{Project, ProjectError};
 use crate::settings::Home;
 
 /// What every command is given.
@@ -27,7 +27,7 @@ pub struct Context<'a> {
     pub output: &'a Output,
     endpoint: OnceLock<Endpoint>,
     /// The node that is making something for us, or has.
-    maker: OnceLock<Node>,
+    maker: Mutex<Option<Node>>,
     signals: watch::Receiver<Option<Signal>>,
     deadline: Option<(Duration, Instant)>,
 }
@@ -45,7 +45,7 @@ impl<'a> Context<'a> {
             home,
             output,
             endpoint: OnceLock::new(),
-            maker: OnceLock::new(),
+            maker: Mutex::default(),
             signals: listen()?,
             deadline: timeout.map(|timeout| (timeout, Instant::now() + timeout)),
         })
@@ -72,7 +72,18 @@ impl<'a> Context<'a> {
 
     /// Returns the compose project that the command runs in.
     pub fn project(&self) -> Result<Project, Failure> {
-        Ok(Project::find(&self.directory()?)?)
+        Ok(Project::find(&self.directory()?, |name| {
+            std::env::var(name).ok()
+        })?)
+    }
+
+    /// Returns the compose project that the command runs in, if there is one.
+    pub fn project_if_any(&self) -> Result<Option<Project>, Failure> {
+        match Project::find(&self.directory()?, |name| std::env::var(name).ok()) {
+            Ok(project) => Ok(Some(project)),
+            Err(ProjectError::None(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits for Ctrl-C, a signal or the timeout.
@@ -105,10 +116,9 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Notes the node that is about to make something for this command.
+    /// Notes the node that is about to make something for this command, by the connection that it is asked over.
     pub fn note_maker(&self, node: &Node) {
-        // There is one a command.
-        let _ = self.maker.set(node.clone());
+        *self.maker.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
     }
 
     /// Tells the nodes that we leave, and gives that a moment to be sent. After a failure, first waits until the node that
@@ -118,7 +128,8 @@ impl<'a> Context<'a> {
         let Some(endpoint) = self.endpoint.get() else {
             return;
         };
-        if let (false, Some(maker)) = (is_success, self.maker.get()) {
+        let maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (false, Some(maker)) = (is_success, maker) {
             // What was said before this question arrives before it.
             let _ = tokio::time::timeout(LAST_WORD, maker.status()).await;
         }

@@ -8,13 +8,43 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use bollard::{ClientVersion, Docker, body_full};
 use futures_util::TryStreamExt;
 
+use crate::docker_context::{self, ContextError};
+
 /// An engine that answers.
 #[derive(Debug)]
 pub struct Engine(Docker);
 
+/// Whose the users in an engine's containers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Users {
+    /// The machine's.
+    Same,
+    /// Of a rootless engine: its root is whoever started it, which is us.
+    Rootless,
+    /// Of an engine with `userns-remap`: nobody in a container is any user of the machine.
+    Remapped,
+}
+
+impl Users {
+    fn of(security_options: &[String]) -> Self {
+        let has = |name: &str| {
+            let mut names = security_options.iter().flat_map(|option| option.split(','));
+            names.any(|option| option.strip_prefix("name=") == Some(name))
+        };
+        match (has("rootless"), has("userns")) {
+            (true, _) => Self::Rootless,
+            (false, true) => Self::Remapped,
+            (false, false) => Self::Same,
+        }
+    }
+}
+
 /// Why the engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// Docker is set to use one that it does not know.
+    #[error(transparent)]
+    Context(#[from] ContextError),
     /// There is none, or it does not answer.
     #[error("no Docker engine answers")]
     None(#[source] bollard::errors::Error),
@@ -39,9 +69,13 @@ pub enum EngineError {
 }
 
 impl Engine {
-    /// Finds the engine as docker itself does, by `DOCKER_HOST` or at the usual socket.
+    /// Finds the engine as docker itself does, by `DOCKER_HOST`, its context, or at the usual socket.
     pub async fn find() -> Result<Self, EngineError> {
-        let docker = Docker::connect_with_defaults().map_err(EngineError::None)?;
+        let docker = match docker_context::host(|name| std::env::var(name).ok())? {
+            Some(host) => Docker::connect_with_host(&host),
+            None => Docker::connect_with_defaults(),
+        };
+        let docker = docker.map_err(EngineError::None)?;
         match tokio::time::timeout(ANSWER_DEADLINE, docker.negotiate_version()).await {
             Ok(Ok(docker)) => Ok(Self(docker)),
             Ok(Err(error)) => Err(EngineError::None(error)),
@@ -65,6 +99,13 @@ impl Engine {
             Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
             Err(source) => Err(failed(format!("look for {image}"), source)),
         }
+    }
+
+    /// Returns whose the users in its containers are.
+    pub async fn users(&self) -> Result<Users, EngineError> {
+        let info = self.0.info().await;
+        let info = info.map_err(|source| failed("say how it is set up".to_owned(), source))?;
+        Ok(Users::of(&info.security_options.unwrap_or_default()))
     }
 
     /// Returns the architecture of its machine, as `uname -m` calls it.
@@ -140,6 +181,27 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+
+    #[test]
+    fn whose_the_users_are_is_read_from_the_security_options() {
+        let users = |options: &[&str]| {
+            Users::of(
+                &options
+                    .iter()
+                    .map(|&option| option.to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(
+            users(&["name=seccomp,profile=builtin", "name=cgroupns"]),
+            Users::Same
+        );
+        assert_eq!(
+            users(&["name=seccomp,profile=builtin", "name=rootless"]),
+            Users::Rootless
+        );
+        assert_eq!(users(&["name=userns"]), Users::Remapped);
+    }
 
     #[test]
     fn the_image_holds_the_program_executable_and_nothing_else() {

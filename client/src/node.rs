@@ -168,11 +168,12 @@ impl Node {
     }
 
     /// Has a clone made. When the connection is lost meanwhile, asks once more under the same request id, so that it is
-    /// one clone whatever became of the first try.
+    /// one clone whatever became of the first try. `asking` hears over which connection.
     pub async fn create_clone(
         &mut self,
         resource: &ResourceName,
         snapshot: Option<SnapshotTime>,
+        asking: impl Fn(&Self),
         mut progress: impl FnMut(Progress),
     ) -> Result<Created, NodeError> {
         let request = Request::CreateClone {
@@ -181,10 +182,12 @@ impl Node {
             owner: None,
             request_id: RequestId::random(),
         };
+        asking(self);
         let answer = match self.ask_with(&request, &mut progress).await {
             Err(NodeError::Connect(error)) if !error.is_definite() => {
                 tracing::debug!("asking again: {}", crate::error::chain(&error));
                 *self = Self::connect(&self.endpoint, &self.identity, &self.address).await?;
+                asking(self);
                 self.ask_with(&request, &mut progress).await?
             }
             result => result?,

@@ -12,11 +12,12 @@ use quinn::Endpoint;
 use tokio::time::{Instant, timeout, timeout_at};
 use zdap_proto::connect::CONNECT_DEADLINE;
 use zdap_proto::identity::Identity;
-use zdap_proto::message::{NodeStatus, ResourceView};
+use zdap_proto::message::NodeStatus;
 use zdap_proto::name::{ClusterId, ResourceName, SnapshotTime};
 
 use crate::error::chain;
 use crate::node::{Node, NodeError};
+use crate::offer::{Offer, best};
 use crate::settings::{Home, SettingsError};
 use crate::words::Pin;
 
@@ -139,17 +140,17 @@ impl Origins {
     }
 
     /// Chooses the node that a clone of `resource` is made on: the pinned one, the only one, or of those that have the
-    /// snapshot the one with the most room.
+    /// snapshot the one with the most room. Returns also those that did not answer.
     pub async fn choose(
         &self,
         pin: Option<&Pin>,
         resource: &ResourceName,
         snapshot: Option<SnapshotTime>,
-    ) -> Result<Node, OriginError> {
+    ) -> Result<(Node, Vec<Silent>), OriginError> {
         let ways = self.ways_of(pin)?;
         if let ([way], None | Some(Pin::Address(_))) = (ways.as_slice(), pin) {
             return match way.reach(&self.endpoint).await {
-                Ok(node) => Ok(node),
+                Ok(node) => Ok((node, Vec::new())),
                 Err(error) => Err(OriginError::NoneReached {
                     silent: vec![Silent::new(way, error)],
                 }),
@@ -159,19 +160,24 @@ impl Origins {
             let (status, resources) = tokio::try_join!(node.status(), node.resources())?;
             Ok(Offer::new(&status, resources, resource))
         };
-        let hosts = |offer: &Offer| pin.is_none() && offer.fault(snapshot).is_none();
+        let hosts = |offer: &Offer| (pin.is_none() && offer.fault(snapshot).is_none()).then_some(GRACE);
         let gathered = self.each(&ways, ask, hosts).await;
-        let offers = keep_pinned(gathered, pin, |node, offer| fits(pin, &offer.node, node))?.answers;
-        let place = best(offers.iter().map(|(_, offer)| offer), snapshot);
-        let place = place.map_err(|reasons| OriginError::NoPlace {
+        let gathered = keep_pinned(gathered, pin, |node, offer| fits(pin, &offer.node, node))?;
+        let no_place = |reasons| OriginError::NoPlace {
             resource: resource.clone(),
             reasons,
-        })?;
-        let chosen = offers.into_iter().nth(place).map(|(node, _)| node);
-        chosen.ok_or_else(|| OriginError::NoPlace {
-            resource: resource.clone(),
-            reasons: Vec::new(),
-        })
+        };
+        match best(gathered.answers.iter().map(|(_, offer)| offer), snapshot) {
+            Ok(place) => {
+                let chosen = gathered.answers.into_iter().nth(place);
+                let (node, _) = chosen.ok_or_else(|| no_place(Vec::new()))?;
+                Ok((node, gathered.silent))
+            }
+            Err(mut reasons) => {
+                reasons.extend(gathered.silent.into_iter().map(|silent| silent.reason));
+                Err(no_place(reasons))
+            }
+        }
     }
 
     /// Asks every node (or the pinned one) and waits for all of them.
@@ -179,6 +185,16 @@ impl Origins {
         &self,
         pin: Option<&Pin>,
         ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
+    ) -> Result<Gathered<T>, OriginError> {
+        self.gather_until(pin, ask, |_| false).await
+    }
+
+    /// Asks every node (or the pinned one) and waits for them until an answer is the last that is needed.
+    pub async fn gather_until<T>(
+        &self,
+        pin: Option<&Pin>,
+        ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
+        mut is_last: impl FnMut(&T) -> bool,
     ) -> Result<Gathered<T>, OriginError> {
         let ways = self.ways_of(pin)?;
         let ask = async |node: &Node| match pin {
@@ -188,7 +204,8 @@ impl Origins {
             }
             Some(Pin::Address(_)) | None => Ok((None, ask(node).await?)),
         };
-        let gathered = self.each(&ways, ask, |_| false).await;
+        let patience = |(_, answer): &(_, T)| is_last(answer).then_some(Duration::ZERO);
+        let gathered = self.each(&ways, ask, patience).await;
         let pinned = |node: &Node, (name, _): &(Option<String>, T)| match name {
             Some(name) => fits(pin, name, node),
             None => true,
@@ -204,7 +221,7 @@ impl Origins {
     /// Asks every node, and once one has answered waits for the others only a moment more.
     pub async fn gather_quickly<T>(&self, ask: impl AsyncFn(&Node) -> Result<T, NodeError>) -> Vec<T> {
         let ways: Vec<&Way> = self.ways.iter().collect();
-        let gathered = self.each(&ways, ask, |_| true).await;
+        let gathered = self.each(&ways, ask, |_| Some(GRACE)).await;
         gathered.answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
@@ -234,12 +251,12 @@ impl Origins {
         }
     }
 
-    /// Asks all of `ways` at once. As soon as an answer is `enough`, the others have [`GRACE`] left.
+    /// Asks all of `ways` at once, until the `patience` that an answer leaves for the others is at its end.
     async fn each<T>(
         &self,
         ways: &[&Way],
         ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
-        enough: impl Fn(&T) -> bool,
+        mut patience: impl FnMut(&T) -> Option<Duration>,
     ) -> Gathered<T> {
         let mut gathered = Gathered {
             answers: Vec::new(),
@@ -254,8 +271,8 @@ impl Origins {
             };
             match next {
                 Some(Ok((node, answer))) => {
-                    if until.is_none() && enough(&answer) {
-                        until = Some(Instant::now() + GRACE);
+                    if let (None, Some(left)) = (until, patience(&answer)) {
+                        until = Some(Instant::now() + left);
                     }
                     gathered.answers.push((node, answer));
                 }
@@ -324,56 +341,6 @@ impl Silent {
     }
 }
 
-/// What a node has to offer for one resource.
-#[derive(Debug)]
-struct Offer {
-    node: String,
-    /// None: it does not serve the resource.
-    snapshots: Option<Vec<SnapshotTime>>,
-    free_bytes: u64,
-}
-
-impl Offer {
-    fn new(status: &NodeStatus, resources: Vec<ResourceView>, resource: &ResourceName) -> Self {
-        let served = resources.into_iter().find(|view| view.name == *resource);
-        Self {
-            node: status.name.to_string(),
-            snapshots: served.map(|view| view.snapshots),
-            free_bytes: status.free_bytes,
-        }
-    }
-
-    fn fault(&self, snapshot: Option<SnapshotTime>) -> Option<String> {
-        let fault = match (&self.snapshots, snapshot) {
-            (None, _) => "does not have this resource".to_owned(),
-            (Some(snapshots), None) if snapshots.is_empty() => "has no snapshot of it yet".to_owned(),
-            (Some(snapshots), Some(time)) if !snapshots.contains(&time) => {
-                format!("has no snapshot of {time}")
-            }
-            (Some(_), _) => return None,
-        };
-        Some(format!("{}: {fault}", self.node))
-    }
-}
-
-/// Returns the index of the offer to take: of those that have the snapshot, the one with the most room; the name decides
-/// between equals. Or why each cannot be taken.
-fn best<'a>(
-    offers: impl Iterator<Item = &'a Offer>,
-    snapshot: Option<SnapshotTime>,
-) -> Result<usize, Vec<String>> {
-    let mut reasons = Vec::new();
-    let mut hosts = Vec::new();
-    for (index, offer) in offers.enumerate() {
-        match offer.fault(snapshot) {
-            Some(reason) => reasons.push(reason),
-            None => hosts.push((offer.free_bytes, std::cmp::Reverse(&offer.node), index)),
-        }
-    }
-    reasons.sort();
-    hosts.into_iter().max().map(|(_, _, index)| index).ok_or(reasons)
-}
-
 /// Drops the answers of nodes that are not the pinned one; no answer at all is an error.
 fn keep_pinned<T>(
     mut gathered: Gathered<T>,
@@ -433,52 +400,15 @@ const GRACE: Duration = Duration::from_millis(300);
 mod tests {
     use super::*;
 
-    fn offer(node: &str, snapshots: Option<&[&str]>, free_bytes: u64) -> Offer {
-        let times = |times: &[&str]| times.iter().map(|time| time.parse().unwrap()).collect();
-        Offer {
-            node: node.to_owned(),
-            snapshots: snapshots.map(times),
-            free_bytes,
-        }
-    }
-
-    const OLD: &str = "2026-11-21T04:00:00Z";
-    const NEW: &str = "2026-11-22T04:00:00Z";
-
-    #[test]
-    fn the_node_with_the_most_room_is_taken_if_it_has_a_snapshot() {
-        let offers = [
-            offer("a", Some(&[NEW]), 10),
-            offer("b", Some(&[]), 99),
-            offer("c", None, 99),
-            offer("d", Some(&[NEW]), 20),
-            offer("e", Some(&[NEW]), 20),
-        ];
-        assert_eq!(best(offers.iter(), None), Ok(3));
-    }
-
-    #[test]
-    fn a_snapshot_that_is_asked_for_has_to_be_there() {
-        let offers = [offer("a", Some(&[NEW]), 99), offer("b", Some(&[NEW, OLD]), 10)];
-        assert_eq!(best(offers.iter(), Some(OLD.parse().unwrap())), Ok(1));
-    }
-
     #[test]
     fn where_no_node_will_do_each_is_named_with_its_reason() {
-        let offers = [
-            offer("b", Some(&[]), 9),
-            offer("a", None, 9),
-            offer("c", Some(&[OLD]), 9),
-        ];
-        let reasons = best(offers.iter(), Some(NEW.parse().unwrap())).unwrap_err();
         let error = OriginError::NoPlace {
             resource: "orders".parse().unwrap(),
-            reasons,
+            reasons: vec!["db1: no".to_owned(), "db2:43210: no answer".to_owned()],
         };
         assert_eq!(
             error.to_string(),
-            "no node can host `orders`\n  a: does not have this resource\n  \
-             b: has no snapshot of 2026-11-22T04:00:00Z\n  c: has no snapshot of 2026-11-22T04:00:00Z"
+            "no node can host `orders`\n  db1: no\n  db2:43210: no answer"
         );
     }
 

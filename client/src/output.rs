@@ -2,11 +2,13 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use crate::error::{Failure, Kind};
 
@@ -17,6 +19,8 @@ pub struct Output {
     quiet: bool,
     verbose: bool,
     doing: Mutex<Doing>,
+    /// Whether the one JSON document is out, so that a failure after it is only told on stderr.
+    has_document: AtomicBool,
 }
 
 /// What is being waited for.
@@ -35,6 +39,7 @@ impl Output {
             quiet,
             verbose,
             doing: Mutex::default(),
+            has_document: AtomicBool::new(false),
         }
     }
 
@@ -61,6 +66,7 @@ impl Output {
     pub fn document(&self, document: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(document)
             .map_err(|error| Failure::caused("cannot write as JSON", &error))?;
+        self.has_document.store(true, Ordering::Relaxed);
         self.line(&text)
     }
 
@@ -129,7 +135,7 @@ impl Output {
     /// Reports the end of a command that failed.
     pub fn failure(&self, failure: &Failure) -> ExitCode {
         if failure.kind != Kind::BrokenPipe {
-            if self.json {
+            if self.json && !self.has_document.load(Ordering::Relaxed) {
                 // Nothing more can be said when this fails too.
                 let _ = self.document(&ErrorDocument::of(failure));
             }
@@ -138,33 +144,40 @@ impl Output {
         ExitCode::from(failure.kind.exit_code())
     }
 
-    /// Asks for a line; none when nobody sits at a terminal.
-    pub fn ask(&self, question: &str) -> Option<String> {
+    /// Asks for a line; none when nobody sits at a terminal. Can be given up: the thread that reads ends with the program.
+    pub async fn ask(&self, question: &str) -> Option<String> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return None;
         }
         self.rest();
-        let mut stderr = io::stderr().lock();
+        let mut stderr = io::stderr();
         write!(stderr, "{question} ").and_then(|()| stderr.flush()).ok()?;
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer).ok()?;
+        let (answered, answer) = oneshot::channel();
+        std::thread::spawn(move || {
+            let mut answer = String::new();
+            let read = io::stdin().read_line(&mut answer);
+            // Nobody listens any more when the question was given up.
+            let _ = answered.send(read.map(|_| answer));
+        });
+        let answer = answer.await.ok()?.ok()?;
         let answer = answer.trim();
         (!answer.is_empty()).then(|| answer.to_owned())
     }
 
-    #[expect(clippy::print_stderr, reason = "this is the one place that does")]
     fn talk(&self, text: &str) {
         let doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where stderr is closed there is nobody to tell.
+        let write = || drop(writeln!(io::stderr(), "{text}"));
         match &doing.spinner {
-            Some(spinner) => spinner.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(spinner) => spinner.suspend(write),
+            None => write(),
         }
     }
 }
 
 /// A failure in JSON; part of the contract.
 #[derive(Serialize)]
-struct ErrorDocument<'a> {
+pub(crate) struct ErrorDocument<'a> {
     error: ErrorBody<'a>,
 }
 
@@ -176,7 +189,7 @@ struct ErrorBody<'a> {
 }
 
 impl<'a> ErrorDocument<'a> {
-    fn of(failure: &'a Failure) -> Self {
+    pub(crate) fn of(failure: &'a Failure) -> Self {
         Self {
             error: ErrorBody {
                 kind: failure.kind.name(),

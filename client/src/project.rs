@@ -1,15 +1,14 @@
-//! The compose project that a command runs in: which two files, and where the relays' identities are.
+//! The compose project that a command runs in: which two files.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use zdap_proto::identity::{Identity, IdentityError};
-use zdap_proto::name::ResourceName;
+use zdap_proto::identity::IdentityError;
 
 use crate::compose::{self, Attached, ComposeError};
-use crate::settings::{SettingsError, create_private};
+use crate::settings::SettingsError;
 
 /// A compose project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +35,14 @@ pub enum ProjectError {
     /// No `.zdap` and no compose file.
     #[error("no compose project in {}: neither `.zdap` nor a compose file", .0.display())]
     None(PathBuf),
+    /// Compose is told to take other files than those it finds.
+    #[error("COMPOSE_FILE in {place} names the project's files: `{files}`")]
+    Elsewhere {
+        /// Where it is set.
+        place: String,
+        /// Its value.
+        files: String,
+    },
     /// `.zdap` holds something else.
     #[error("{}: line {}: {source}", path.display(), source.line())]
     Content {
@@ -70,6 +77,9 @@ impl ProjectError {
             Self::None(_) => Some(
                 "go to the project's directory, or name the files: `zdap init --compose FILE`".to_owned(),
             ),
+            Self::Elsewhere { .. } => Some(
+                "say which of them zdap reads and which it writes: `zdap init --compose FILE --override FILE`".to_owned(),
+            ),
             Self::Content { .. } => Some("`zdap init` writes it anew".to_owned()),
             Self::Io { .. } => None,
             Self::Directory(error) => error.hint(),
@@ -79,28 +89,24 @@ impl ProjectError {
 }
 
 impl Project {
-    /// Finds the project of `directory`: by the `.zdap` there or in a parent, else by a compose file there.
-    pub fn find(directory: &Path) -> Result<Self, ProjectError> {
+    /// Finds the project of `directory`, there or in the nearest parent that has one: by its `.zdap`, else by a compose file
+    /// as compose itself finds it. `variable` is the environment.
+    pub fn find(directory: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProjectError> {
         for parent in directory.ancestors() {
-            let path = parent.join(PROJECT_FILE);
-            match fs::read(&path) {
-                Ok(text) => {
-                    let file: ProjectFile = serde_json::from_slice(&text)
-                        .map_err(|source| ProjectError::Content { path, source })?;
-                    return Ok(Self::of(&file, parent));
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(failed("read", &path)(source)),
+            if let Some(file) = ProjectFile::read(parent)? {
+                return Ok(Self::of(&file, parent));
+            }
+            if let Some(name) = compose_file_in(parent) {
+                not_elsewhere(parent, &variable)?;
+                let compose = parent.join(name);
+                return Ok(Self {
+                    r#override: override_beside(parent, &compose),
+                    compose,
+                });
             }
         }
-        let compose = COMPOSE_FILES.iter().map(|name| directory.join(name));
-        match compose.into_iter().find(|path| path.is_file()) {
-            Some(compose) => Ok(Self {
-                r#override: override_beside(&compose),
-                compose,
-            }),
-            None => Err(ProjectError::None(directory.to_owned())),
-        }
+        not_elsewhere(directory, &variable)?;
+        Err(ProjectError::None(directory.to_owned()))
     }
 
     /// Writes `.zdap` in `directory` and an empty override, if there is none.
@@ -110,7 +116,7 @@ impl Project {
         let text = serde_json::to_string(file).map_err(|error| failed("write", &path)(error.into()))?;
         match fs::File::create_new(&project.r#override) {
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(source) => return Err(failed("create", &project.r#override)(source)),
         }
         fs::write(&path, text + "\n").map_err(failed("write", &path))?;
@@ -144,82 +150,16 @@ impl Project {
 
     /// Returns the variables that compose fills in: the process's own, then those of the project's `.env`.
     pub fn environment(&self) -> impl Fn(&str) -> Option<String> {
-        let file = fs::read_to_string(self.directory().join(".env")).unwrap_or_default();
+        let file = dotenv(self.directory());
         move |name| {
-            let in_file = || {
-                let mut values = file.lines().rev().filter_map(|line| line.trim().split_once('='));
-                let value = values.find(|(key, _)| key.trim() == name)?.1.trim();
-                Some(value.trim_matches(['"', '\'']).to_owned())
-            };
-            std::env::var(name).ok().or_else(in_file)
+            std::env::var(name)
+                .ok()
+                .or_else(|| compose::variable(&file, name))
         }
     }
 
-    /// Returns where the relay's identity for `resource` is, as the override says it: relative to the project.
-    pub fn identity_mount(resource: &ResourceName) -> String {
-        format!("./{IDENTITIES}/{resource}")
-    }
-
-    /// Returns the relay's identity for `resource`, if there is a usable one.
-    pub fn identity(&self, resource: &ResourceName) -> Option<Identity> {
-        Identity::load(&self.identity_directory(resource)).ok()
-    }
-
-    /// Keeps the relay's identity for `resource` where only its owner can read it and git does not see it.
-    pub fn keep_identity(&self, resource: &ResourceName, identity: &Identity) -> Result<(), ProjectError> {
-        let parent = self.identities();
-        create_private(&parent)?;
-        let ignore = parent.join(IGNORE);
-        if !ignore.exists() {
-            fs::write(&ignore, "*\n").map_err(failed("write", &ignore))?;
-        }
-        if !self.r#override.exists() {
-            let note = parent.join(NEW_OVERRIDE);
-            fs::write(&note, "").map_err(failed("write", &note))?;
-        }
-        let directory = self.identity_directory(resource);
-        create_private(&directory)?;
-        Ok(identity.save(&directory)?)
-    }
-
-    /// Removes the relay's identity for `resource`; with the last one also their directory, and the override if attaching
-    /// has made it and nobody has written anything else into it.
-    pub fn remove_identity(&self, resource: &ResourceName) -> Result<(), ProjectError> {
-        let directory = self.identity_directory(resource);
-        match fs::remove_dir_all(&directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(failed("remove", &directory)(source)),
-        }
-        let parent = self.identities();
-        let Ok(entries) = fs::read_dir(&parent) else {
-            return Ok(()); // gone already
-        };
-        let ours = [IGNORE, NEW_OVERRIDE];
-        let mut names = entries.flatten().map(|entry| entry.file_name());
-        if !names.all(|name| ours.iter().any(|our| name == *our)) {
-            return Ok(());
-        }
-        let is_new = parent.join(NEW_OVERRIDE).exists();
-        let is_empty = fs::metadata(&self.r#override).is_ok_and(|metadata| metadata.len() == 0);
-        if is_new && is_empty {
-            fs::remove_file(&self.r#override).map_err(failed("remove", &self.r#override))?;
-        }
-        for name in ours {
-            let path = parent.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove", &path)(error));
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        // It fails when another attach has just put its own into it, and then it has to stay.
-        let _ = fs::remove_dir(&parent);
-        Ok(())
-    }
-
-    fn of(file: &ProjectFile, directory: &Path) -> Self {
+    /// Returns the project of a `.zdap` in `directory`.
+    pub fn of(file: &ProjectFile, directory: &Path) -> Self {
         Self {
             compose: directory.join(&file.compose),
             r#override: directory.join(&file.r#override),
@@ -227,57 +167,94 @@ impl Project {
     }
 
     /// What compose takes relative paths from: the directory of the first file.
-    fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         match self.compose.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             Some(_) | None => Path::new("."),
         }
     }
-
-    fn identities(&self) -> PathBuf {
-        self.directory().join(IDENTITIES)
-    }
-
-    fn identity_directory(&self, resource: &ResourceName) -> PathBuf {
-        self.identities().join(resource.as_str())
-    }
 }
 
 impl ProjectFile {
-    /// Chooses the files of a project in `directory`, as named or as compose itself would find them.
+    /// Chooses the files of a project in `directory`, as named or as compose itself would find them. `variable` is the
+    /// environment.
     pub fn choose(
         directory: &Path,
         compose: Option<PathBuf>,
         r#override: Option<PathBuf>,
+        variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ProjectError> {
-        let found = || COMPOSE_FILES.iter().find(|name| directory.join(name).is_file());
+        if compose.is_none() || r#override.is_none() {
+            not_elsewhere(directory, &variable)?;
+        }
         let compose = match compose {
             Some(compose) => compose,
-            None => found()
+            None => compose_file_in(directory)
                 .map(|name| Path::new(".").join(name))
                 .ok_or_else(|| ProjectError::None(directory.to_owned()))?,
         };
         let path = directory.join(&compose);
         fs::metadata(&path).map_err(failed("read", &path))?;
         Ok(Self {
-            r#override: r#override.unwrap_or_else(|| override_beside(&compose)),
+            r#override: r#override.unwrap_or_else(|| override_beside(directory, &compose)),
             compose,
         })
     }
+
+    /// Reads the `.zdap` in `directory`, if there is one.
+    fn read(directory: &Path) -> Result<Option<Self>, ProjectError> {
+        let path = directory.join(PROJECT_FILE);
+        match fs::read(&path) {
+            Ok(text) => match serde_json::from_slice(&text) {
+                Ok(file) => Ok(Some(file)),
+                Err(source) => Err(ProjectError::Content { path, source }),
+            },
+            // A directory of that name in somebody's home holds the settings of another program called zdap.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => Ok(None),
+            Err(source) => Err(failed("read", &path)(source)),
+        }
+    }
 }
 
-/// Compose looks for the override beside the file, under a name that goes with the file's.
-fn override_beside(compose: &Path) -> PathBuf {
+fn compose_file_in(directory: &Path) -> Option<&'static str> {
+    COMPOSE_FILES
+        .into_iter()
+        .find(|name| directory.join(name).is_file())
+}
+
+/// Makes sure that compose takes the files that it finds, not others that somebody has named.
+fn not_elsewhere(directory: &Path, variable: &impl Fn(&str) -> Option<String>) -> Result<(), ProjectError> {
+    let named = variable(COMPOSE_FILE).map(|files| ("the environment".to_owned(), files));
+    let named = named.or_else(|| {
+        let files = compose::variable(&dotenv(directory), COMPOSE_FILE)?;
+        Some((directory.join(DOTENV).display().to_string(), files))
+    });
+    match named {
+        Some((place, files)) if !files.is_empty() => Err(ProjectError::Elsewhere { place, files }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// An absent or unreadable one is empty, as compose has it.
+fn dotenv(directory: &Path) -> String {
+    fs::read_to_string(directory.join(DOTENV)).unwrap_or_default()
+}
+
+/// Returns the override that compose takes together with that file: the first there is, else one under a name that goes with
+/// the file's.
+fn override_beside(directory: &Path, compose: &Path) -> PathBuf {
+    let existing = OVERRIDES.map(|name| compose.with_file_name(name));
+    let existing = existing.into_iter().find(|path| directory.join(path).is_file());
     let name = match compose.file_name().and_then(|name| name.to_str()) {
         Some("compose.yaml") => "compose.override.yaml",
         Some("compose.yml") => "compose.override.yml",
         Some("docker-compose.yaml") => "docker-compose.override.yaml",
         Some(_) | None => "docker-compose.override.yml",
     };
-    compose.with_file_name(name)
+    existing.unwrap_or_else(|| compose.with_file_name(name))
 }
 
-fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> ProjectError + 'a {
+pub(crate) fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> ProjectError + 'a {
     move |source| ProjectError::Io {
         action,
         path: path.to_owned(),
@@ -286,11 +263,8 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Pro
 }
 
 const PROJECT_FILE: &str = ".zdap";
-/// Beside the compose file, because compose takes relative paths from there.
-const IDENTITIES: &str = ".zdap.d";
-const IGNORE: &str = ".gitignore";
-/// There while the override is one that attaching has made.
-const NEW_OVERRIDE: &str = "new-override";
+const DOTENV: &str = ".env";
+const COMPOSE_FILE: &str = "COMPOSE_FILE";
 /// In the order in which compose itself looks for them.
 const COMPOSE_FILES: [&str; 4] = [
     "compose.yaml",
@@ -298,25 +272,17 @@ const COMPOSE_FILES: [&str; 4] = [
     "docker-compose.yml",
     "docker-compose.yaml",
 ];
+/// In the order in which compose 2.26 takes one of them, whatever the other file is called.
+const OVERRIDES: [&str; 4] = [
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+];
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use chrono::Utc;
-    use zdap_proto::identity::{ClusterCa, Subject};
-
     use super::*;
-
-    fn identity() -> Identity {
-        let now = Utc::now();
-        let subject = Subject::User("ada".parse().unwrap());
-        let lifetime = std::time::Duration::from_secs(60);
-        ClusterCa::found(now)
-            .unwrap()
-            .identity(&subject, lifetime, now)
-            .unwrap()
-    }
 
     #[test]
     fn a_project_is_found_by_its_file_from_below() {
@@ -328,7 +294,7 @@ mod tests {
             r#"{"compose": "./x.yml", "override": "o/x.yml"}"#,
         )
         .unwrap();
-        let project = Project::find(&below).unwrap();
+        let project = Project::find(&below, |_| None).unwrap();
         assert_eq!(project.compose, directory.path().join("x.yml"));
         assert_eq!(project.r#override, directory.path().join("o/x.yml"));
     }
@@ -337,11 +303,11 @@ mod tests {
     fn a_project_without_a_file_is_found_by_its_compose_file() {
         let directory = tempfile::tempdir().unwrap();
         assert!(matches!(
-            Project::find(directory.path()),
+            Project::find(directory.path(), |_| None),
             Err(ProjectError::None(_))
         ));
         fs::write(directory.path().join("compose.yml"), "services: {}").unwrap();
-        let project = Project::find(directory.path()).unwrap();
+        let project = Project::find(directory.path(), |_| None).unwrap();
         assert_eq!(project.r#override, directory.path().join("compose.override.yml"));
     }
 
@@ -349,7 +315,7 @@ mod tests {
     fn a_project_file_that_is_not_json_is_named_with_its_line() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(".zdap"), "{\n\"compose\": 5}").unwrap();
-        let error = Project::find(directory.path()).unwrap_err().to_string();
+        let error = Project::find(directory.path(), |_| None).unwrap_err().to_string();
         assert!(error.contains("/.zdap: line 2:"), "{error}");
     }
 
@@ -358,7 +324,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let compose = directory.path().join("docker-compose.yml");
         fs::write(&compose, "services: {}").unwrap();
-        let file = ProjectFile::choose(directory.path(), None, None).unwrap();
+        let file = ProjectFile::choose(directory.path(), None, None, |_| None).unwrap();
         let project = Project::create(directory.path(), &file).unwrap();
         assert_eq!(fs::read_to_string(&project.r#override).unwrap(), "");
         assert_eq!(
@@ -369,27 +335,72 @@ mod tests {
         Project::create(directory.path(), &file).unwrap();
         assert_eq!(fs::read_to_string(&project.r#override).unwrap(), "# mine");
     }
+    #[test]
+    fn the_nearest_project_counts_and_its_own_file_before_the_compose_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("a/b");
+        fs::create_dir_all(&below).unwrap();
+        let file = r#"{"compose": "x.yml", "override": "y.yml"}"#;
+        fs::write(directory.path().join(".zdap"), file).unwrap();
+        fs::write(directory.path().join("a/compose.yaml"), "").unwrap();
+        let compose = || Project::find(&below, |_| None).unwrap().compose;
+        assert_eq!(compose(), directory.path().join("a/compose.yaml"));
+        fs::write(directory.path().join("a/.zdap"), file).unwrap();
+        assert_eq!(compose(), directory.path().join("a/x.yml"));
+    }
 
     #[test]
-    fn identities_are_private_ignored_by_git_and_leave_nothing_behind() {
+    fn a_directory_of_that_name_is_not_a_project_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("shop");
+        fs::create_dir_all(&below).unwrap();
+        fs::create_dir(directory.path().join(".zdap")).unwrap();
+        fs::write(below.join("compose.yml"), "").unwrap();
+        let project = Project::find(&below, |_| None).unwrap();
+        assert_eq!(project.compose, below.join("compose.yml"));
+    }
+
+    #[test]
+    fn the_override_is_the_one_that_compose_takes() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("docker-compose.yml"), "").unwrap();
+        let r#override = || Project::find(directory.path(), |_| None).unwrap().r#override;
+        assert_eq!(r#override(), directory.path().join("docker-compose.override.yml"));
+        for name in OVERRIDES.into_iter().rev() {
+            fs::write(directory.path().join(name), "").unwrap();
+            assert_eq!(r#override(), directory.path().join(name));
+        }
+    }
+
+    #[test]
+    fn files_that_are_named_elsewhere_are_not_guessed() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("compose.yml"), "").unwrap();
-        let project = Project::find(directory.path()).unwrap();
-        let (orders, users) = ("orders".parse().unwrap(), "users".parse().unwrap());
-        project.keep_identity(&orders, &identity()).unwrap();
-        project.keep_identity(&users, &identity()).unwrap();
-        let root = directory.path().join(".zdap.d");
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&root), 0o700);
-        assert_eq!(mode(&root.join("orders")), 0o700);
-        assert_eq!(mode(&root.join("orders/identity.pem")), 0o600);
-        assert_eq!(fs::read_to_string(root.join(".gitignore")).unwrap(), "*\n");
-        project.remove_identity(&orders).unwrap();
-        assert!(project.identity(&users).is_some());
-        fs::write(&project.r#override, "").unwrap();
-        project.remove_identity(&users).unwrap();
-        assert!(!root.exists());
-        assert!(!project.r#override.exists(), "attaching had made it");
-        project.remove_identity(&users).unwrap();
+        let set = |name: &str| (name == "COMPOSE_FILE").then(|| "a.yml:b.yml".to_owned());
+        let error = Project::find(directory.path(), set).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "COMPOSE_FILE in the environment names the project's files: `a.yml:b.yml`"
+        );
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("zdap init --compose FILE --override FILE"))
+        );
+        fs::write(
+            directory.path().join(".env"),
+            "export COMPOSE_FILE=a.yml # mine\n",
+        )
+        .unwrap();
+        let error = Project::find(directory.path(), |_| None).unwrap_err().to_string();
+        assert!(
+            error.contains("/.env names the project's files: `a.yml`"),
+            "{error}"
+        );
+        let (compose, r#override) = (PathBuf::from("compose.yml"), PathBuf::from("b.yml"));
+        let file = ProjectFile::choose(directory.path(), Some(compose), Some(r#override), set).unwrap();
+        Project::create(directory.path(), &file).unwrap();
+        let project = Project::find(directory.path(), set).unwrap();
+        assert_eq!(project.r#override, directory.path().join("b.yml"));
     }
 }

@@ -212,7 +212,8 @@ impl Home {
     }
 }
 
-/// Makes a directory that only its owner can look into, and makes it so if it is there already.
+/// Makes a directory that only its owner can look into. One that is there already stays as somebody has made it: the keys in
+/// it are private by themselves.
 pub fn create_private(directory: &Path) -> Result<(), SettingsError> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -220,9 +221,12 @@ pub fn create_private(directory: &Path) -> Result<(), SettingsError> {
         .create(directory)
         .map_err(failed("create", directory))?;
     let metadata = fs::metadata(directory).map_err(failed("look at", directory))?;
-    if metadata.permissions().mode() & 0o777 != PRIVATE {
-        fs::set_permissions(directory, fs::Permissions::from_mode(PRIVATE))
-            .map_err(failed("make private", directory))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & !PRIVATE != 0 {
+        tracing::warn!(
+            "others can look into {}: its mode is {mode:o}",
+            directory.display()
+        );
     }
     Ok(())
 }
@@ -307,11 +311,21 @@ mod tests {
     fn nobody_else_can_read_them() {
         let directory = tempfile::tempdir().unwrap();
         let home = home(&directory);
+        let set = |settings: &mut Settings| settings.user = Some("ada".parse().unwrap());
+        home.change(set).unwrap();
+        assert_eq!(mode(&home.0), 0o700);
+        assert_eq!(mode(&home.file()), 0o600);
+    }
+
+    #[test]
+    fn a_directory_that_is_there_already_keeps_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = home(&directory);
         fs::create_dir(&home.0).unwrap();
         fs::set_permissions(&home.0, fs::Permissions::from_mode(0o755)).unwrap();
         home.change(|settings| settings.user = Some("ada".parse().unwrap()))
             .unwrap();
-        assert_eq!(mode(&home.0), 0o700);
+        assert_eq!(mode(&home.0), 0o755);
         assert_eq!(mode(&home.file()), 0o600);
     }
 

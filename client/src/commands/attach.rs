@@ -1,7 +1,6 @@
 //! `zdap attach`: a clone in the place of a compose service.
 
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,11 +8,11 @@ use zdap_proto::identity::{Identity, Keypair};
 use zdap_proto::message::{CloneView, Stages};
 use zdap_proto::name::{CloneId, ResourceName};
 
-use super::{newest_clone, relay_image};
+use super::{choose, make_clone, newest_clone, relay, relay_image};
+use crate::attachments::Attachments;
 use crate::cli::Attach;
 use crate::compose::{self, ComposeError, ComposeService, RelayService};
 use crate::context::Context;
-use crate::engine;
 use crate::error::Failure;
 use crate::node::{Created, Node};
 use crate::project::Project;
@@ -39,7 +38,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(),
     let created = match context.until_stopped(attaching).await {
         Ok(created) => created,
         Err(failure) => {
-            made.undo(context, &project, &resource).await;
+            made.undo(context).await;
             return Err(failure);
         }
     };
@@ -64,12 +63,8 @@ async fn attach(
 ) -> Result<Created, Failure> {
     let output = context.output;
     let origins = context.origins()?;
-    output.doing(format!("finding a node for `{resource}`"));
     let (mut node, existing) = match arguments.new {
-        true => (
-            origins.choose(words.pin.as_ref(), resource, words.time).await?,
-            None,
-        ),
+        true => (choose(context, &origins, resource, words).await?, None),
         false => {
             let found = newest_clone(context, &origins, words).await?;
             (found.node, Some(found.clone))
@@ -86,10 +81,7 @@ async fn attach(
                 stages: Stages::default(),
             },
             None => {
-                output.doing(format!("cloning `{resource}` on {}", node.address()));
-                context.note_maker(&node);
-                let progress = |step: zdap_proto::message::Progress| output.doing(step.stage);
-                let created = node.create_clone(resource, words.time, progress).await?;
+                let created = make_clone(context, &mut node, resource, words.time).await?;
                 made.note_clone(&node, &created.clone.id);
                 created
             }
@@ -105,21 +97,17 @@ async fn attach(
     };
     let (image, (created, identity, status)) = tokio::try_join!(image, clone)?;
 
-    made.note_identity(project.identity(resource));
-    project.keep_identity(resource, &identity)?;
     let mut ways = origins.addresses_for(&node);
     ways.insert(1, status.address);
-    let (servers, extra_hosts) = servers_for_relay(&ways);
+    let relay = relay::of(before.relay, &before.service, &created.clone, &ways);
     let relay = RelayService {
-        clone: created.clone.id.to_string(),
-        node: created.clone.node.to_string(),
-        owner: created.clone.owner.to_string(),
-        servers,
-        extra_hosts,
+        user: image.user.or(relay.user),
         start_interval: image.start_interval,
-        ..before.relay
+        ..relay
     };
-    compose::edit(&project.r#override, |text| {
+    output.doing("waiting for another zdap in this project");
+    let attachments = Attachments::of(project).await?;
+    attachments.attach(resource, &identity, |text| {
         compose::attach(text, &relay, arguments.force)
     })?;
     if let Some(replaced) = before.replaced.filter(|replaced| *replaced != relay.clone) {
@@ -132,6 +120,7 @@ async fn attach(
 
 /// What the project says before anything is made.
 struct Before {
+    service: ComposeService,
     /// The relay, as far as it is known without a clone.
     relay: RelayService,
     /// The clone that `--force` puts aside.
@@ -153,11 +142,7 @@ impl Before {
         let text = compose::read(&project.compose)?;
         let service = match compose::service(&text, resource.as_str(), &project.environment()) {
             Ok(service) => service,
-            Err(ComposeError::NoService { .. }) if arguments.force => ComposeService {
-                name: resource.to_string(),
-                container_port: POSTGRES,
-                warnings: Vec::new(),
-            },
+            Err(ComposeError::NoService { .. }) if arguments.force => ComposeService::new(resource.as_str()),
             Err(error) => return Err(in_file(&project.compose, error).into()),
         };
         for warning in &service.warnings {
@@ -166,19 +151,8 @@ impl Before {
                 .warn(&format!("{}: {warning}", project.compose.display()));
         }
         let relay = RelayService {
-            service: service.name,
-            image: engine::relay_image(),
-            listen_port: service.container_port,
             published_port: arguments.port,
-            resource: resource.to_string(),
-            clone: String::new(),
-            node: String::new(),
-            owner: String::new(),
-            servers: Vec::new(),
-            identity_dir: Project::identity_mount(resource),
-            user: Some(own_user()),
-            extra_hosts: Vec::new(),
-            start_interval: false,
+            ..relay::draft(&service, resource)
         };
         let text = project.override_text()?;
         compose::attach(&text, &relay, arguments.force)
@@ -186,48 +160,26 @@ impl Before {
         let mut attached = project.attached()?.into_iter();
         let replaced = attached.find(|attached| attached.service == resource.as_str());
         Ok(Self {
+            service,
             relay,
             replaced: replaced.map(|attached| attached.clone),
         })
     }
 }
 
-/// What has been made so far, to be undone when the rest fails.
+/// The clone that has been made, to be given back when the rest fails.
 #[derive(Debug, Default)]
-struct Made(Mutex<Things>);
-
-#[derive(Debug, Default)]
-struct Things {
-    clone: Option<(Node, CloneId)>,
-    /// Some: an identity was written, in the place of the inner one.
-    identity: Option<Option<Identity>>,
-}
+struct Made(OnceLock<(Node, CloneId)>);
 
 impl Made {
     fn note_clone(&self, node: &Node, clone: &CloneId) {
-        self.things().clone = Some((node.clone(), clone.clone()));
+        // There is one a command.
+        let _ = self.0.set((node.clone(), clone.clone()));
     }
 
-    fn note_identity(&self, earlier: Option<Identity>) {
-        self.things().identity = Some(earlier);
-    }
-
-    fn things(&self) -> std::sync::MutexGuard<'_, Things> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives back the clone and what was written. What cannot be undone is said.
-    async fn undo(self, context: &Context<'_>, project: &Project, resource: &ResourceName) {
-        let things = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let undone = match things.identity {
-            Some(Some(earlier)) => project.keep_identity(resource, &earlier),
-            Some(None) => project.remove_identity(resource),
-            None => Ok(()),
-        };
-        if let Err(error) = undone {
-            context.output.warn(&crate::error::chain(&error));
-        }
-        let Some((node, clone)) = things.clone else {
+    /// Gives back the clone. Where that fails it is said.
+    async fn undo(self, context: &Context<'_>) {
+        let Some((node, clone)) = self.0.into_inner() else {
             return;
         };
         context.output.doing(format!("giving back {clone}"));
@@ -247,45 +199,6 @@ impl Made {
     }
 }
 
-/// Returns the addresses as the relay can use them from inside its container, and the host names it needs for that: the
-/// loopback address is this machine's for us and the container's own for the relay.
-pub(super) fn servers_for_relay(addresses: &[String]) -> (Vec<String>, Vec<String>) {
-    let mut servers: Vec<String> = Vec::new();
-    let mut extra_hosts = Vec::new();
-    for address in addresses {
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-        let server = match is_this_machine(host) {
-            true => format!("{HOST}:{port}"),
-            false => address.clone(),
-        };
-        if is_this_machine(host) && extra_hosts.is_empty() {
-            extra_hosts.push(format!("{HOST}:host-gateway"));
-        }
-        if !servers.contains(&server) {
-            servers.push(server);
-        }
-    }
-    (servers, extra_hosts)
-}
-
-/// Returns who the relay runs as, `uid:gid`: only we can read the identity.
-pub(super) fn own_user() -> String {
-    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    format!("{}:{}", user.as_raw(), group.as_raw())
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<IpAddr>() {
-        Ok(ip) => ip.to_canonical().is_loopback() || ip.is_unspecified(),
-        Err(_) => bare.eq_ignore_ascii_case("localhost"),
-    }
-}
-
-/// The name that Docker gives this machine inside containers.
-const HOST: &str = "host.docker.internal";
-/// Where Postgres listens when nobody says otherwise.
-const POSTGRES: u16 = 5432;
 /// Somebody who has pressed Ctrl-C does not wait for long.
 const UNDO_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -293,39 +206,6 @@ const UNDO_DEADLINE: Duration = Duration::from_secs(10);
 mod tests {
     use super::*;
     use crate::commands::tests::clone_view;
-
-    fn servers(addresses: &[&str]) -> (Vec<String>, Vec<String>) {
-        let addresses: Vec<String> = addresses.iter().map(|&address| address.to_owned()).collect();
-        servers_for_relay(&addresses)
-    }
-
-    #[test]
-    fn a_relay_is_given_every_address_once_as_it_can_use_it() {
-        assert_eq!(
-            servers(&["10.0.0.1:43210", "10.0.0.1:43210", "db2:43210"]),
-            (vec!["10.0.0.1:43210".to_owned(), "db2:43210".to_owned()], vec![])
-        );
-    }
-
-    #[test]
-    fn the_loopback_address_is_the_machine_as_seen_from_a_container() {
-        for loopback in [
-            "127.0.0.1:4000",
-            "[::1]:4000",
-            "localhost:4000",
-            "0.0.0.0:4000",
-            "127.1.2.3:4000",
-        ] {
-            assert_eq!(
-                servers(&[loopback, "127.0.0.1:4000"]),
-                (
-                    vec!["host.docker.internal:4000".to_owned()],
-                    vec!["host.docker.internal:host-gateway".to_owned()]
-                ),
-                "{loopback}"
-            );
-        }
-    }
 
     #[test]
     fn the_json_of_attach_is_the_clone_the_override_and_the_stages() {

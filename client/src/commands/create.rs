@@ -4,6 +4,7 @@ use serde::Serialize;
 use zdap_proto::message::{CloneView, Stages};
 use zdap_proto::name::ResourceName;
 
+use super::{choose, make_clone};
 use crate::cli::CloneArguments;
 use crate::context::Context;
 use crate::error::Failure;
@@ -23,12 +24,8 @@ pub(super) async fn run(context: &Context<'_>, arguments: &CloneArguments) -> Re
     let resource: ResourceName = words.subject()?.parse()?;
     let output = context.output;
     let origins = context.origins()?;
-    output.doing(format!("finding a node for `{resource}`"));
-    let mut node = origins.choose(words.pin.as_ref(), &resource, words.time).await?;
-    output.doing(format!("cloning `{resource}` on {}", node.address()));
-    context.note_maker(&node);
-    let progress = |step: zdap_proto::message::Progress| output.doing(step.stage);
-    let created = node.create_clone(&resource, words.time, progress).await?;
+    let mut node = choose(context, &origins, &resource, &words).await?;
+    let created = make_clone(context, &mut node, &resource, words.time).await?;
     let clone = &created.clone;
     output.say(&format!(
         "attach it with `zdap attach --new=false @{} {resource} {}`",

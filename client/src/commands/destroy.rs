@@ -6,7 +6,7 @@ use zdap_proto::name::CloneId;
 use super::{Found, find_clones, no_clone, tell_silent};
 use crate::cli::Destroy;
 use crate::context::Context;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, chain};
 use crate::words::Words;
 
 #[derive(Serialize)]
@@ -14,7 +14,7 @@ struct Document<'a> {
     destroyed: Vec<&'a CloneId>,
 }
 
-/// Gives back the clone that the words name; of several, all or none.
+/// Gives back the clone that the words name, or with `--all` every one that can be given back.
 pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let subject = words.subject()?.to_owned();
@@ -31,14 +31,55 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<()
     if found.len() > 1 && !arguments.all {
         return Err(several(&subject, &found));
     }
+    // One that was named is not to be looked for on a node that is silent.
+    let is_named = found.iter().all(|found| found.clone.id.as_str() == subject);
+    if !silent.is_empty() && !is_named && !arguments.all {
+        return Err(perhaps_more(&subject, &found));
+    }
+    let mut destroyed: Vec<&CloneId> = Vec::new();
+    let mut faults: Vec<String> = match is_named {
+        true => Vec::new(),
+        false => silent.into_iter().map(|silent| silent.reason).collect(),
+    };
     for Found { node, clone } in &found {
         output.doing(format!("destroying {} on {}", clone.id, clone.node));
-        node.destroy(&clone.id).await?;
-        tell_attached(context, &clone.id);
+        match node.destroy(&clone.id).await {
+            Ok(()) => {
+                tell_attached(context, &clone.id);
+                destroyed.push(&clone.id);
+            }
+            Err(error) if !arguments.all => return Err(error.into()),
+            Err(error) => faults.push(format!("{}: {}", clone.id, chain(&error))),
+        }
     }
-    let destroyed: Vec<&CloneId> = found.iter().map(|found| &found.clone.id).collect();
+    if !faults.is_empty() {
+        return Err(not_all(&destroyed, &faults));
+    }
     let lines: Vec<String> = destroyed.iter().map(|id| format!("{id} destroyed")).collect();
     output.data(&lines.join("\n"), &Document { destroyed })
+}
+
+/// The one that was found need not be the one that was meant.
+fn perhaps_more(subject: &str, found: &[Found]) -> Failure {
+    let ids: Vec<&str> = found.iter().map(|found| found.clone.id.as_str()).collect();
+    Failure::new(format!(
+        "not all nodes answer, so there may be more clones of `{subject}` than {}",
+        ids.join(", ")
+    ))
+    .hinted(format!(
+        "name the one that is meant, e.g. `zdap destroy {}`, or destroy what can be reached with `--all`",
+        ids.first().unwrap_or(&subject)
+    ))
+}
+
+fn not_all(destroyed: &[&CloneId], faults: &[String]) -> Failure {
+    let destroyed = destroyed.iter().map(|id| format!("\n  {id} destroyed"));
+    let faults = faults.iter().map(|fault| format!("\n  {fault}"));
+    Failure::new(format!(
+        "not every clone was destroyed{}",
+        destroyed.chain(faults).collect::<String>()
+    ))
+    .hinted("try again later; `zdap list clones --all` shows what is left")
 }
 
 fn several(subject: &str, found: &[Found]) -> Failure {
@@ -76,5 +117,21 @@ fn tell_attached(context: &Context<'_>, id: &CloneId) {
                 attached.service, attached.service
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_destroyed_and_what_was_not_is_all_said() {
+        let id: CloneId = "orders-k3v9x2mq".parse().unwrap();
+        let failure = not_all(&[&id], &["db2:43210: no answer".to_owned()]);
+        assert_eq!(failure.kind.exit_code(), 1);
+        assert_eq!(
+            failure.message,
+            "not every clone was destroyed\n  orders-k3v9x2mq destroyed\n  db2:43210: no answer"
+        );
     }
 }

@@ -3,15 +3,19 @@
 //! The clone goes first: as long as the override has the service, detaching can be tried again after any failure.
 
 use serde::Serialize;
-use zdap_proto::name::ResourceName;
+use zdap_proto::message::CloneView;
+use zdap_proto::name::{ClusterId, ResourceName};
+use zdap_proto::refusal::RefusalKind;
 
 use super::{Found, tell_silent};
+use crate::attachments::Attachments;
 use crate::cli::Detach;
 use crate::compose::{self, Attached, ComposeError};
 use crate::context::Context;
 use crate::error::{Failure, Kind};
 use crate::node::Node;
 use crate::origin::{OriginError, Silent};
+use crate::project::Project;
 
 /// One service and what became of its clone.
 #[derive(Debug, Serialize)]
@@ -26,7 +30,7 @@ struct Document<'a> {
     detached: &'a [Detached],
 }
 
-/// Detaches the services, all or none.
+/// Detaches the services. Should a clone not go back, all stay attached, and what has gone is gone already the next time.
 pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(), Failure> {
     let project = context.project()?;
     let output = context.output;
@@ -47,7 +51,14 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
 
     let mut detached = Vec::new();
     let clones = match arguments.destroy {
-        true => reachable(context, &attached, arguments.force).await?,
+        true => {
+            let wanted = |attached: &Attached| Wanted {
+                cluster: cluster_of(&project, attached),
+                attached: attached.clone(),
+            };
+            let wanted: Vec<Wanted> = attached.iter().map(wanted).collect();
+            reachable(context, &wanted, arguments.force).await?
+        }
         false => Vec::new(),
     };
     for attached in &attached {
@@ -64,12 +75,10 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
             destroyed: found.is_some(),
         });
     }
-    compose::edit(&project.r#override, without)?;
-    for attached in &attached {
-        if let Ok(resource) = attached.service.parse::<ResourceName>() {
-            project.remove_identity(&resource)?;
-        }
-    }
+    let resources = attached.iter().map(|attached| attached.resource.parse());
+    let resources: Vec<ResourceName> = resources.filter_map(Result::ok).collect();
+    output.doing("waiting for another zdap in this project");
+    Attachments::of(&project).await?.detach(&resources, without)?;
 
     let lines: Vec<String> = detached
         .iter()
@@ -103,10 +112,23 @@ fn selected(attached: &[Attached], resources: &[String]) -> Result<Vec<Attached>
 
 /// Returns those of the clones that are still there. One whose node does not answer is an error, unless `force` says to
 /// leave it there; one that its node does not know is gone.
-async fn reachable(context: &Context<'_>, attached: &[Attached], force: bool) -> Result<Vec<Found>, Failure> {
+async fn reachable(context: &Context<'_>, wanted: &[Wanted], force: bool) -> Result<Vec<Found>, Failure> {
     context.output.doing("looking for the clones");
-    let ask = async |node: &Node| tokio::try_join!(node.status(), node.clones());
-    let (answers, silent) = match context.origins()?.gather(None, ask).await {
+    let ask = async |node: &Node| {
+        let (status, clones) = tokio::try_join!(node.status(), node.clones())?;
+        Ok(Answer {
+            name: status.name.to_string(),
+            cluster: status.cluster,
+            owner: node.identity().subject().owner().map(ToString::to_string),
+            clones,
+        })
+    };
+    let mut open: Vec<&Wanted> = wanted.iter().collect();
+    let is_last = |answer: &Answer| {
+        open.retain(|wanted| wanted.fate(answer).is_none());
+        open.is_empty()
+    };
+    let (answers, silent) = match context.origins()?.gather_until(None, ask, is_last).await {
         Ok(gathered) => (gathered.answers, gathered.silent),
         Err(OriginError::NoneReached { silent }) => (Vec::new(), silent),
         Err(OriginError::NoneSet) => (Vec::new(), Vec::new()),
@@ -114,27 +136,25 @@ async fn reachable(context: &Context<'_>, attached: &[Attached], force: bool) ->
     };
     let mut found = Vec::new();
     let mut missing = Vec::new();
-    for attached in attached {
-        let holder = answers.iter().find_map(|(node, (_, clones))| {
-            let clone = clones.iter().find(|clone| clone.id.as_str() == attached.clone)?;
-            Some(Found {
+    for wanted in wanted {
+        let mut fates = answers
+            .iter()
+            .filter_map(|(node, answer)| Some((node, wanted.fate(answer)?)))
+            .collect::<Vec<_>>();
+        // A node that has it knows better than one that does not.
+        fates.sort_by_key(|(_, fate)| !matches!(fate, Fate::There(_)));
+        let attached = &wanted.attached;
+        match fates.into_iter().next() {
+            Some((node, Fate::There(clone))) => found.push(Found {
                 node: node.clone(),
-                clone: clone.clone(),
-            })
-        });
-        let has_answered = || {
-            answers
-                .iter()
-                .any(|(_, (status, _))| status.name.as_str() == attached.node)
-        };
-        match holder {
-            Some(holder) => found.push(holder),
-            None if has_answered() => {
-                context
-                    .output
-                    .say(&format!("clone {} is gone already", attached.clone));
+                clone: *clone,
+            }),
+            Some((_, Fate::Gone)) => {
+                let gone = format!("clone {} is gone already", attached.clone);
+                context.output.say(&gone);
             }
-            None => missing.push(attached),
+            Some((_, Fate::OfAnother(owner))) if !force => return Err(of_another(attached, &owner)),
+            Some((_, Fate::OfAnother(_))) | None => missing.push(attached),
         }
     }
     match (missing.is_empty(), force) {
@@ -151,6 +171,69 @@ async fn reachable(context: &Context<'_>, attached: &[Attached], force: bool) ->
             Ok(found)
         }
     }
+}
+
+/// A clone to be given back.
+struct Wanted {
+    attached: Attached,
+    /// None: its relay's identity is lost.
+    cluster: Option<ClusterId>,
+}
+
+/// What one node says, and to whom.
+struct Answer {
+    name: String,
+    cluster: ClusterId,
+    owner: Option<String>,
+    clones: Vec<CloneView>,
+}
+
+/// What has become of a clone.
+#[derive(Debug, PartialEq)]
+enum Fate {
+    There(Box<CloneView>),
+    Gone,
+    /// It is not ours to see: we are somebody else to its node now.
+    OfAnother(String),
+}
+
+impl Wanted {
+    /// Returns what the answer says of the clone; nothing if it is another node's. Names of nodes repeat across clusters.
+    fn fate(&self, answer: &Answer) -> Option<Fate> {
+        let clone = answer
+            .clones
+            .iter()
+            .find(|clone| clone.id.as_str() == self.attached.clone);
+        if let Some(clone) = clone {
+            return Some(Fate::There(Box::new(clone.clone())));
+        }
+        let is_cluster = self
+            .cluster
+            .as_ref()
+            .is_none_or(|cluster| *cluster == answer.cluster);
+        if answer.name != self.attached.node || !is_cluster {
+            return None;
+        }
+        match &answer.owner {
+            Some(owner) if *owner != self.attached.owner => Some(Fate::OfAnother(owner.clone())),
+            Some(_) | None => Some(Fate::Gone),
+        }
+    }
+}
+
+/// The relay's identity is of the cluster that the clone is in.
+fn cluster_of(project: &Project, attached: &Attached) -> Option<ClusterId> {
+    let resource: ResourceName = attached.resource.parse().ok()?;
+    Some(project.identity(&resource)?.cluster().clone())
+}
+
+fn of_another(attached: &Attached, owner: &str) -> Failure {
+    Failure::new(format!(
+        "clone {} on {} belongs to {}; you are {owner} there",
+        attached.clone, attached.node, attached.owner
+    ))
+    .of_kind(Kind::Refused(RefusalKind::Forbidden))
+    .hinted("`--force` gives the service back and leaves the clone on its node")
 }
 
 fn unreachable(missing: &[&Attached], silent: &[Silent]) -> Failure {
@@ -171,6 +254,7 @@ fn unreachable(missing: &[&Attached], silent: &[Silent]) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::tests::clone_view;
 
     fn attached(service: &str) -> Attached {
         Attached {
@@ -202,6 +286,50 @@ mod tests {
     fn a_service_that_is_named_twice_is_detached_once() {
         let twice = ["orders".to_owned(), "orders".to_owned()];
         assert_eq!(selected(&[attached("orders")], &twice).unwrap().len(), 1);
+    }
+
+    fn answer(node: &str, cluster: &str, owner: &str) -> Answer {
+        Answer {
+            name: node.to_owned(),
+            cluster: cluster.parse().unwrap(),
+            owner: Some(owner.to_owned()),
+            clones: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_its_own_node_can_say_that_a_clone_is_gone() {
+        let wanted = Wanted {
+            attached: attached("orders"),
+            cluster: Some("abc".parse().unwrap()),
+        };
+        assert_eq!(wanted.fate(&answer("db1", "abc", "ada")), Some(Fate::Gone));
+        assert_eq!(wanted.fate(&answer("db2", "abc", "ada")), None);
+        assert_eq!(
+            wanted.fate(&answer("db1", "xyz", "ada")),
+            None,
+            "another cluster's db1"
+        );
+        let clone = clone_view("orders-k3v9x2mq", "2026-11-22T13:39:25Z", "2026-11-22T04:00:00Z");
+        let there = Answer {
+            clones: vec![clone.clone()],
+            ..answer("db1", "abc", "ada")
+        };
+        assert_eq!(wanted.fate(&there), Some(Fate::There(Box::new(clone))));
+    }
+
+    #[test]
+    fn the_clone_of_ones_former_name_is_not_taken_for_gone() {
+        let wanted = Wanted {
+            attached: attached("orders"),
+            cluster: None,
+        };
+        let fate = wanted.fate(&answer("db1", "abc", "bob"));
+        assert_eq!(fate, Some(Fate::OfAnother("bob".to_owned())));
+        assert_eq!(
+            of_another(&wanted.attached, "bob").message,
+            "clone orders-k3v9x2mq on db1 belongs to ada; you are bob there"
+        );
     }
 
     #[test]

@@ -8,9 +8,12 @@ use crate::project::{Project, ProjectFile};
 /// Writes `.zdap`, and an empty override if there is none.
 pub(super) fn run(context: &Context<'_>, arguments: Init) -> Result<(), Failure> {
     let directory = context.directory()?;
-    let file = ProjectFile::choose(&directory, arguments.compose, arguments.r#override)?;
-    let project = Project::create(&directory, &file)?;
-    let services = project.services()?;
+    let file = ProjectFile::choose(&directory, arguments.compose, arguments.r#override, |name| {
+        std::env::var(name).ok()
+    })?;
+    // Before anything is written: a file that cannot be read makes no project.
+    let services = Project::of(&file, &directory).services()?;
+    Project::create(&directory, &file)?;
     context.output.say(&format!(
         "this project is {} with {}; its services are {}",
         file.compose.display(),

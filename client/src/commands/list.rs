@@ -9,11 +9,10 @@ use zdap_proto::message::{CloneState, CloneView, ResourceView, SnapshotView};
 use zdap_proto::name::ResourceName;
 
 use super::tree::Tree;
-use super::{Found, find_clones, tell_silent};
+use super::{Found, find_clones, relay, tell_silent};
 use crate::cli::{Format, ListArguments};
-use crate::compose::{self, RelayService};
+use crate::compose::{self, ComposeService};
 use crate::context::Context;
-use crate::engine::relay_image;
 use crate::error::Failure;
 use crate::node::Node;
 use crate::origin::Gathered;
@@ -143,15 +142,22 @@ struct Scope {
 
 impl Scope {
     fn new(context: &Context<'_>, arguments: &ListArguments, words: &Words) -> Result<Self, Failure> {
-        let project = match context.project() {
-            Ok(project) => Some(project),
-            Err(failure) if arguments.attached => return Err(failure),
-            Err(_) => None,
+        // Without --attached, the project only narrows the list: what is wrong in it is said and no more.
+        let optional = |failure: Failure| match arguments.attached {
+            true => Err(failure),
+            false => {
+                context.output.warn(&failure.message);
+                Ok(())
+            }
         };
-        let attached = match &project {
-            Some(project) => project.attached()?,
-            None => Vec::new(),
+        let project = match arguments.attached {
+            true => Some(context.project()?),
+            false => context
+                .project_if_any()
+                .or_else(|failure| optional(failure).map(|()| None))?,
         };
+        let attached = project.as_ref().map_or(Ok(Vec::new()), Project::attached);
+        let attached = attached.or_else(|error| optional(error.into()).map(|()| Vec::new()))?;
         let services = match &project {
             Some(project) if !arguments.all && words.subject.is_none() => Some(project.services()?),
             Some(_) | None => None,
@@ -231,39 +237,34 @@ fn show<T: Serialize>(
     }
 }
 
-/// The clones as the compose services that `zdap attach --new=false` would write.
+/// The clones as compose services, a YAML document each.
 fn as_services(scope: &Scope, found: &[Found]) -> Result<String, Failure> {
     let compose_text = match &scope.project {
         Some(project) => compose::read(&project.compose)?,
         None => String::new(),
     };
-    let mut text = String::new();
-    for Found { node, clone } in found {
-        let environment = scope.project.as_ref().map(Project::environment);
-        let variable = |name: &str| environment.as_ref().and_then(|environment| environment(name));
-        let service = compose::service(&compose_text, clone.resource.as_str(), &variable);
-        let (servers, extra_hosts) = super::attach::servers_for_relay(&[node.address().to_owned()]);
-        let relay = RelayService {
-            service: clone.resource.to_string(),
-            image: relay_image(),
-            listen_port: service.map_or(5432, |service| service.container_port),
-            published_port: None,
-            resource: clone.resource.to_string(),
-            clone: clone.id.to_string(),
-            node: clone.node.to_string(),
-            owner: clone.owner.to_string(),
-            servers,
-            identity_dir: Project::identity_mount(&clone.resource),
-            user: Some(super::attach::own_user()),
-            extra_hosts,
-            start_interval: false,
-        };
-        // The newest of a resource's clones comes first and is the one to have.
-        text = match compose::attach(&text, &relay, false) {
-            Ok(text) => text,
-            Err(compose::ComposeError::AlreadyAttached { .. }) => text,
-            Err(error) => return Err(error.into()),
-        };
-    }
-    Ok(text)
+    let environment = scope.project.as_ref().map(Project::environment);
+    let variable = |name: &str| environment.as_ref().and_then(|environment| environment(name));
+    let document = |Found { node, clone }: &Found| {
+        let name = clone.resource.as_str();
+        let service = compose::service(&compose_text, name, &variable);
+        let service = service.unwrap_or_else(|_| ComposeService::new(name));
+        let addresses = [node.address().to_owned()];
+        let relay = relay::of(
+            relay::draft(&service, &clone.resource),
+            &service,
+            clone,
+            &addresses,
+        );
+        Ok(format!(
+            "# {} needs an identity in {}: `zdap attach --new=false {name} {} @{}` issues it\n{}",
+            clone.id,
+            relay.identity_dir,
+            clone.snapshot,
+            clone.node,
+            relay.as_services()?
+        ))
+    };
+    let documents: Result<Vec<String>, Failure> = found.iter().map(document).collect();
+    Ok(documents?.join("---\n"))
 }

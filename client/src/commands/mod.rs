@@ -10,6 +10,7 @@ mod init;
 mod list;
 mod origins;
 mod psql;
+mod relay;
 mod relay_image;
 mod tree;
 mod user;
@@ -18,19 +19,25 @@ use std::cmp::Reverse;
 use std::process::ExitCode;
 
 use chrono::SubsecRound;
-use zdap_proto::message::CloneView;
-use zdap_proto::name::SnapshotTime;
+use zdap_proto::message::{CloneView, Progress};
+use zdap_proto::name::{ResourceName, SnapshotTime};
 
 use crate::cli::{Add, Command, List, Remove, Set};
 use crate::context::Context;
-use crate::error::Failure;
-use crate::node::Node;
+use crate::error::{Failure, Kind};
+use crate::node::{Created, Node};
 use crate::origin::{Gathered, Origins, Silent};
 use crate::output::Output;
 use crate::words::Words;
 
 /// Runs one command. Those that clean up, or that Ctrl-C ends well, wait for signals themselves.
 pub async fn run(context: &Context<'_>, command: Command) -> Result<ExitCode, Failure> {
+    if context.output.is_json() && matches!(command, Command::Psql(_) | Command::AutoComplete { .. }) {
+        return Err(
+            Failure::new("`--json` does not go with what another program reads or prints")
+                .of_kind(Kind::Usage),
+        );
+    }
     let done = match command {
         Command::Set(Set::User { name }) => user::set(context, &name),
         Command::Add(Add::Origin { origin, token }) => {
@@ -69,7 +76,13 @@ struct Found {
 
 /// Returns our clones that the words fit, the newest first, and which nodes could not be asked.
 async fn find_clones(origins: &Origins, words: &Words) -> Result<(Vec<Found>, Vec<Silent>), Failure> {
-    let gathered = origins.gather(words.pin.as_ref(), async |node: &Node| node.clones().await);
+    // An id is that of one clone; where it was found the others have nothing to say.
+    let is_found = |clones: &Vec<CloneView>| {
+        let mut ids = clones.iter().map(|clone| clone.id.as_str());
+        ids.any(|id| words.subject.as_deref() == Some(id))
+    };
+    let ask = async |node: &Node| node.clones().await;
+    let gathered = origins.gather_until(words.pin.as_ref(), ask, is_found);
     let Gathered { answers, silent } = gathered.await?;
     let all = answers.into_iter().flat_map(|(node, clones)| {
         let found = move |clone| Found {
@@ -84,6 +97,34 @@ async fn find_clones(origins: &Origins, words: &Words) -> Result<(Vec<Found>, Ve
     found.dedup_by(|a, b| a.clone.id == b.clone.id);
     found.sort_by_key(|found| Reverse(found.clone.created_at));
     Ok((found, silent))
+}
+
+/// Chooses the node to make a clone on.
+async fn choose(
+    context: &Context<'_>,
+    origins: &Origins,
+    resource: &ResourceName,
+    words: &Words,
+) -> Result<Node, Failure> {
+    let output = context.output;
+    output.doing(format!("finding a node for `{resource}`"));
+    let (node, silent) = origins.choose(words.pin.as_ref(), resource, words.time).await?;
+    tell_silent(output, &silent);
+    Ok(node)
+}
+
+/// Has a clone made there. Should the command end early, the node will have heard of it.
+async fn make_clone(
+    context: &Context<'_>,
+    node: &mut Node,
+    resource: &ResourceName,
+    snapshot: Option<SnapshotTime>,
+) -> Result<Created, Failure> {
+    let output = context.output;
+    output.doing(format!("cloning `{resource}` on {}", node.address()));
+    let asking = |node: &Node| context.note_maker(node);
+    let progress = |step: Progress| output.doing(step.stage);
+    Ok(node.create_clone(resource, snapshot, asking, progress).await?)
 }
 
 /// Returns the newest of our clones that the words fit.

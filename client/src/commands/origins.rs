@@ -178,7 +178,7 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
         return Err(reason);
     }
     let question = format!("Token for {address} (an administrator gets it by `zdapd token user` there):");
-    match context.output.ask(&question) {
+    match context.output.ask(&question).await {
         Some(token) => enrol(context, with_address(token.parse()?, address)).await,
         None => Err(Failure::new(format!("a token is needed for {address}")).hinted(
             "ask the administrator to run `zdapd token user NAME` on a node and give you the token; \

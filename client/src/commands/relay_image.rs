@@ -1,15 +1,17 @@
 //! The relay's image on this machine: looked for while the clone is made, and got if it is missing.
 
 use crate::context::Context;
-use crate::engine::{Engine, relay_image};
+use crate::engine::{Engine, Users, relay_image};
 use crate::error::{Failure, chain};
 use crate::node::Node;
 
 /// What compose will find on this machine.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Relay {
     /// Whether a healthcheck may have a `start_interval`.
     pub(super) start_interval: bool,
+    /// Who the relay has to run as to be us, where that is not our own `uid:gid`.
+    pub(super) user: Option<String>,
 }
 
 /// Makes sure that compose will find the relay's image: already here, or from the node, or pulled. Where that fails, the
@@ -35,6 +37,26 @@ pub(super) async fn ensure(context: &Context<'_>, node: &Node) -> Relay {
     }
     Relay {
         start_interval: engine.knows_start_interval(),
+        user: user(context, &engine).await,
+    }
+}
+
+/// The identity is ours and readable to nobody else.
+async fn user(context: &Context<'_>, engine: &Engine) -> Option<String> {
+    match engine.users().await {
+        Ok(Users::Same) => None,
+        Ok(Users::Rootless) => Some("0:0".to_owned()),
+        Ok(Users::Remapped) => {
+            context.output.warn(
+                "the Docker engine maps the users of containers to others (userns-remap), who cannot read the relay's \
+                 identity; say `userns_mode: host` for the service in the compose file",
+            );
+            None
+        }
+        Err(error) => {
+            context.output.warn(&chain(&error));
+            None
+        }
     }
 }
 

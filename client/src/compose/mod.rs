@@ -1,16 +1,18 @@
 //! `zdap attach` and `zdap detach` on a compose project: text in, text out.
 //!
 //! * `project.rs`, `ports.rs`: what the project's compose file says of a service
+//! * `dotenv.rs`: the variables of the project's `.env`
 //! * `overlay.rs`: the override with and without the relays that stand in for its services
 //! * `fence.rs`, `place.rs`: the lines of such a relay, and where there is room for them
 //! * `relay.rs`: what is written for one relay
 //! * `document.rs`: YAML with positions, what the above look things up in
-//! * `file.rs`: reading, and replacing a file whole under a lock
+//! * `file.rs`: reading, and replacing a file whole
 //!
 //! The override belongs to its user. What zdap adds stands between two comment lines and is taken out
 //! again by lines, so that everything else stays byte for byte; YAML is only ever read, never written back.
 
 mod document;
+mod dotenv;
 mod fence;
 mod file;
 mod overlay;
@@ -25,6 +27,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+pub use dotenv::variable;
 pub use file::{edit, read};
 pub use overlay::{Attached, attach, attached, detach};
 pub use project::{ComposeService, Environment, service, services};
@@ -118,7 +121,10 @@ impl ComposeError {
             Self::NoService { nearest: None, .. } => {
                 Some("the resource's name has to be the name of a service; files that `include` names are not read".into())
             }
-            Self::Port { .. } => Some("`--port` gives the port that the database listens on".into()),
+            Self::Port { .. } => Some(
+                "`ports` of the compose file name the container's port last, a number from 1 to 65535; variables come from the environment and `.env`"
+                    .into(),
+            ),
             Self::ServiceName { .. } => Some("letters, digits, `.`, `_` and `-` may be used".into()),
             Self::AlreadyAttached { service, .. } => {
                 Some(format!("`zdap detach {service}` gives it back; `--force` replaces it"))

@@ -15,8 +15,22 @@ pub struct ComposeService {
     pub name: String,
     /// The container's side of the first TCP port in `ports`, 5432 if there is none.
     pub container_port: u16,
+    /// The nearest `network_mode`, its own or of a service that it extends.
+    pub network_mode: Option<String>,
     /// What could not be looked at, one sentence each.
     pub warnings: Vec<String>,
+}
+
+impl ComposeService {
+    /// Returns a service of which nothing is known but the name.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            container_port: POSTGRES,
+            network_mode: None,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// Returns the names of the services in the project's compose file, in its order.
@@ -30,11 +44,7 @@ pub fn services(text: &str) -> Result<Vec<String>, ComposeError> {
 pub fn service(text: &str, name: &str, environment: Environment<'_>) -> Result<ComposeService, ComposeError> {
     let document = parse(text)?;
     let services = named_services(&document)?;
-    let mut found = ComposeService {
-        name: name.to_owned(),
-        container_port: DEFAULT_PORT,
-        warnings: Vec::new(),
-    };
+    let mut found = ComposeService::new(name);
 
     // A service's ports come after those of the service it extends, and so on down.
     let mut ports: Vec<&Node> = Vec::new();
@@ -52,6 +62,10 @@ pub fn service(text: &str, name: &str, environment: Environment<'_>) -> Result<C
                 line: service.line,
                 service: name,
             });
+        }
+        let network_mode = document.get(service, "network_mode").and_then(Node::text);
+        if let (None, Some(mode)) = (&found.network_mode, network_mode) {
+            found.network_mode = Some(interpolate(mode, environment));
         }
         if let Some(node) = document.get(service, "ports").filter(|node| !node.is_null()) {
             ports.push(node);
@@ -96,7 +110,7 @@ pub fn service(text: &str, name: &str, environment: Environment<'_>) -> Result<C
 }
 
 /// Where Postgres listens when nobody says otherwise.
-const DEFAULT_PORT: u16 = 5432;
+const POSTGRES: u16 = 5432;
 
 fn parse(text: &str) -> Result<Document, ComposeError> {
     Document::parse(text.strip_prefix('\u{feff}').unwrap_or(text))
@@ -212,6 +226,14 @@ mod tests {
         ] {
             assert_eq!(port(text).unwrap(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_nearest_network_mode_counts() {
+        let text = "services:\n  base: {network_mode: host}\n  orders: {extends: base}\n  web: {extends: base, network_mode: none}\n";
+        let mode = |name| service(text, name, &|_| None).unwrap().network_mode;
+        assert_eq!(mode("orders").as_deref(), Some("host"));
+        assert_eq!(mode("web").as_deref(), Some("none"));
     }
 
     #[test]

@@ -29,6 +29,12 @@ pub struct RelayService {
 }
 
 impl RelayService {
+    /// Returns a compose file with this service in it and nothing else.
+    pub fn as_services(&self) -> Result<String, ComposeError> {
+        self.check()?;
+        Ok(format!("services:\n{}\n", self.block(2, 2).join("\n")))
+    }
+
     /// Returns the lines of the service's entry in a block mapping: `indent` spaces before its name, `step`
     /// more for each level.
     pub(super) fn block(&self, indent: usize, step: usize) -> Vec<String> {

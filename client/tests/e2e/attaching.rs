@@ -43,6 +43,32 @@ fn several_attaches_at_once_do_not_lose_each_other() {
 }
 
 #[test]
+fn of_several_attaches_of_one_service_at_once_one_has_it_and_its_identity() {
+    const TEST: &str = "of_several_attaches_of_one_service_at_once_one_has_it_and_its_identity";
+    let Some(node) = Node::embedded(TEST, &["orders"]) else {
+        return;
+    };
+    let user = User::of(&node, &["orders"]);
+    let (things, files) = (node.things(), user.files());
+    let attaching = [(); 3].map(|()| start(&user, &["attach", "orders"]));
+    let said = attaching.map(finish);
+    assert_eq!(
+        said.iter().filter(|said| said.code == Some(0)).count(),
+        1,
+        "{said:#?}"
+    );
+    await_until("the losers have given their clones back", || {
+        (node.clones().len() == 1).then_some(())
+    });
+    let clone = node.clones().concat();
+    assert!(user.read("docker-compose.override.yml").contains(&clone));
+    assert!(user.file(".zdap.d/orders/identity.pem").exists());
+    user.zdap(&["detach", "orders"]).done();
+    assert_eq!(user.files(), files);
+    assert_eq!(node.things(), things);
+}
+
+#[test]
 fn several_detaches_at_once_give_back_the_original_bytes() {
     const TEST: &str = "several_detaches_at_once_give_back_the_original_bytes";
     const SERVICES: [&str; 2] = ["orders", "users"];

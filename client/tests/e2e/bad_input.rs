@@ -35,6 +35,29 @@ fn without_an_origin_every_command_says_how_to_get_one() {
 }
 
 #[test]
+fn with_json_a_failure_is_one_document_whatever_failed() {
+    let Some(programs) = programs("with_json_a_failure_is_one_document_whatever_failed") else {
+        return;
+    };
+    let user = User::new(&programs);
+    for (arguments, code, kind) in [
+        (&["atach", "--json"][..], 2, "usage"),
+        (&["--json", "attach", "orders", "--port=x"], 2, "usage"),
+        (&["psql", "orders", "--json"], 2, "usage"),
+        (&["auto-complete", "bash", "--json"], 2, "usage"),
+        (&["list", "clones", "--json"], 3, "unreachable"),
+    ] {
+        let said = user.zdap(arguments);
+        assert_eq!(said.code, Some(code), "{said:#?}");
+        let document: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        assert_eq!(document["error"]["kind"], kind, "{said:#?}");
+        assert_ne!(document["error"]["message"], "", "{said:#?}");
+    }
+    let version = user.zdap(&["--json", "--version"]).done();
+    assert!(version.stdout.starts_with("zdap "), "{version:#?}");
+}
+
+#[test]
 fn what_makes_no_sense_is_wrong_usage() {
     let Some(programs) = programs("what_makes_no_sense_is_wrong_usage") else {
         return;
