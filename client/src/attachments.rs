@@ -20,9 +20,10 @@ use zdap_proto::identity::Identity;
 use zdap_proto::name::ResourceName;
 
 use crate::compose::{self, ComposeError};
-use crate::error::{Failure, chain};
+use crate::error::Failure;
 use crate::project::{Project, ProjectError, failed};
 use crate::settings::create_private;
+use zdap_proto::refusal::chain;
 
 /// The right to change what is attached, until it is dropped.
 #[derive(Debug)]

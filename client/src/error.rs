@@ -5,7 +5,7 @@ use std::error::Error;
 use zdap_proto::connect::ConnectError;
 use zdap_proto::identity::IdentityError;
 use zdap_proto::name::NameError;
-use zdap_proto::refusal::{Refusal, RefusalKind};
+use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 use zdap_proto::token::TokenError;
 use zdap_proto::transport::TransportError;
 use zdap_proto::tunnel::TunnelError;
@@ -123,17 +123,6 @@ impl Failure {
         self.hint = hint;
         self
     }
-}
-
-/// Returns an error and its causes in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl From<Refusal> for Failure {

@@ -185,7 +185,7 @@ impl Node {
         asking(self);
         let answer = match self.ask_with(&request, &mut progress).await {
             Err(NodeError::Connect(error)) if !error.is_definite() => {
-                tracing::debug!("asking again: {}", crate::error::chain(&error));
+                tracing::debug!("asking again: {}", zdap_proto::refusal::chain(&error));
                 *self = Self::connect(&self.endpoint, &self.identity, &self.address).await?;
                 asking(self);
                 self.ask_with(&request, &mut progress).await?

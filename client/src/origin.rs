@@ -15,11 +15,11 @@ use zdap_proto::identity::Identity;
 use zdap_proto::message::NodeStatus;
 use zdap_proto::name::{ClusterId, ResourceName, SnapshotTime};
 
-use crate::error::chain;
 use crate::node::{Node, NodeError};
 use crate::offer::{Offer, best};
 use crate::settings::{Home, SettingsError};
 use crate::words::Pin;
+use zdap_proto::refusal::chain;
 
 /// All the ways that this machine knows.
 #[derive(Debug)]

@@ -179,7 +179,7 @@ impl Home {
                 Ok(identity) => identities.push(identity),
                 Err(error) => tracing::debug!(
                     directory = %directory.display(),
-                    "no identity: {}", crate::error::chain(&error)
+                    "no identity: {}", zdap_proto::refusal::chain(&error)
                 ),
             }
         }

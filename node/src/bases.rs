@@ -14,7 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use zdap_proto::message::Progress;
 use zdap_proto::name::{BaseId, ResourceName, SnapshotId, SnapshotTime};
-use zdap_proto::refusal::{Refusal, RefusalKind};
+use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 
 use crate::resource::Resource;
 use crate::runtime::{Address, InstanceId, Runtime, client_environment};
@@ -178,7 +178,7 @@ impl Bases {
             .values()
             .any(|restore| &restore.base == base);
         if !restoring && let Err(error) = self.runtime.remove(&InstanceId::Base(base.clone())).await {
-            tracing::warn!(%base, error = refuse::chain(&error), "remove instance; trying again later");
+            tracing::warn!(%base, error = chain(&error), "remove instance; trying again later");
         }
     }
 
@@ -346,11 +346,11 @@ impl Bases {
     /// Removes what a restore has made. What cannot be removed now the reconcile pass removes later.
     async fn undo(&self, base: &BaseId) {
         if let Err(error) = self.runtime.remove(&InstanceId::Base(base.clone())).await {
-            tracing::warn!(%base, error = refuse::chain(&error), "remove instance; trying again later");
+            tracing::warn!(%base, error = chain(&error), "remove instance; trying again later");
             return;
         }
         if let Err(error) = self.storage.destroy(&DatasetId::Base(base.clone())).await {
-            tracing::warn!(%base, error = refuse::chain(&error), "destroy dataset; trying again later");
+            tracing::warn!(%base, error = chain(&error), "destroy dataset; trying again later");
         }
     }
 

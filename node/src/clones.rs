@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::OwnedMutexGuard;
 use zdap_proto::message::{CloneRecord, CloneState, Stages};
 use zdap_proto::name::{CloneId, RequestId, SnapshotId, UserName};
-use zdap_proto::refusal::{Refusal, RefusalKind};
+use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 
 use crate::resource::Resource;
 use crate::runtime::{Address, InstanceId, Observed, Runtime};
@@ -337,7 +337,7 @@ impl Clones {
         match self.storage.update_record(&record).await {
             Ok(()) | Err(StorageError::Missing(_)) => {}
             Err(error) => {
-                tracing::warn!(clone = %id, error = refuse::chain(&error), "mark clone as destroying")
+                tracing::warn!(clone = %id, error = chain(&error), "mark clone as destroying")
             }
         }
         if !self.remove_instance(id).await {
@@ -349,7 +349,7 @@ impl Clones {
                 tracing::info!(clone = %id, owner = %record.owner, "clone is gone");
             }
             Err(error) => {
-                tracing::warn!(clone = %id, error = refuse::chain(&error), "destroy dataset; trying again later");
+                tracing::warn!(clone = %id, error = chain(&error), "destroy dataset; trying again later");
             }
         }
     }
@@ -358,7 +358,7 @@ impl Clones {
         match self.runtime.remove(&InstanceId::Clone(id.clone())).await {
             Ok(()) => true,
             Err(error) => {
-                tracing::warn!(clone = %id, error = refuse::chain(&error), "remove instance; trying again later");
+                tracing::warn!(clone = %id, error = chain(&error), "remove instance; trying again later");
                 false
             }
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use zdap_proto::refusal::chain;
 
-use crate::refuse;
 use crate::resource::catalogue::Catalogue;
 use crate::runtime::Runtime;
 
@@ -38,12 +38,12 @@ async fn ensure(runtime: &dyn Runtime, image: &str) {
                 Ok(()) => tracing::info!(image, "the image is here"),
                 Err(error) => tracing::error!(
                     image,
-                    error = refuse::chain(&error),
+                    error = chain(&error),
                     "the image cannot be fetched; its resources cannot be restored or cloned"
                 ),
             }
         }
-        Err(error) => tracing::warn!(image, error = refuse::chain(&error), "look for the image"),
+        Err(error) => tracing::warn!(image, error = chain(&error), "look for the image"),
     }
 }
 

@@ -45,6 +45,7 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::{Local, Utc};
 use tokio::sync::{Notify, watch};
+use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
 use zdap_proto::transport;
 
@@ -241,7 +242,7 @@ async fn open_runtime(
             }
             Err(error) => {
                 tracing::info!(
-                    reason = refuse::chain(&error),
+                    reason = chain(&error),
                     "runtime: process, since no Docker engine answers"
                 );
                 Arc::new(process()?)

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use zdap_proto::identity::{ClusterCa, Identity};
 use zdap_proto::name::{CloneId, NodeName, SnapshotId};
-use zdap_proto::refusal::Refusal;
+use zdap_proto::refusal::{Refusal, chain};
 
 use crate::bases::Bases;
 use crate::clones::Clones;
@@ -158,7 +158,7 @@ impl Node {
                 Ok(capacity) => {
                     self.capacity.send_replace(capacity);
                 }
-                Err(error) => tracing::warn!(error = refuse::chain(&error), "measure the room there is"),
+                Err(error) => tracing::warn!(error = chain(&error), "measure the room there is"),
             }
             tokio::time::sleep(MEASURED).await;
         }

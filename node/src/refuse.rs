@@ -1,24 +1,10 @@
 //! What went wrong inside -> what the asker is told. The one place where inner errors become [`Refusal`]s.
 
-use std::error::Error;
-
-use zdap_proto::refusal::{Refusal, RefusalKind};
+use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 
 use crate::runtime::RuntimeError;
 use crate::script::ScriptError;
 use crate::storage::StorageError;
-
-/// Returns an error with its causes, `start container: connection refused`.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
 
 /// Says what a storage error means to the asker.
 pub fn storage(error: &StorageError) -> Refusal {

@@ -12,7 +12,7 @@ use zdap_proto::message::{
     Answer, CloneRecord, Invited, NodeStatus, Progress, Request, ResourceView, SnapshotView, TokenText,
 };
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotId, SnapshotTime, UserName};
-use zdap_proto::refusal::{Refusal, RefusalKind};
+use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 use zdap_proto::token::Token;
 
 use crate::bases::{RestoreState, no_snapshot};
@@ -23,7 +23,7 @@ use crate::resource::Resource;
 use crate::state::CERTIFICATE_LIFE;
 use crate::storage::DatasetId;
 use crate::tunnel::{may_reach, not_yours};
-use crate::{instance, refuse, relay_program};
+use crate::{instance, relay_program};
 
 /// An answer, and the bytes that follow it if it announces some.
 #[derive(Debug)]
@@ -429,7 +429,7 @@ impl Node {
             .map_err(|error| {
                 Refusal::new(
                     RefusalKind::Invalid,
-                    format!("the public key cannot be certified: {}", refuse::chain(&error)),
+                    format!("the public key cannot be certified: {}", chain(&error)),
                 )
             })
     }

@@ -43,7 +43,9 @@ pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Rec
         tokio::spawn(async move {
             match transport::handshake(connecting, node.identity.cluster()).await {
                 Ok(accepted) => connection(node, accepted, &limits, work, shutdown).await,
-                Err(error) => tracing::info!(error = crate::refuse::chain(&error), "connection refused"),
+                Err(error) => {
+                    tracing::info!(error = zdap_proto::refusal::chain(&error), "connection refused")
+                }
             }
         });
     }
@@ -159,7 +161,7 @@ impl Asked {
             Ok(Err(error)) => {
                 let message = format!(
                     "the request could not be understood: {}",
-                    crate::refuse::chain(&error)
+                    zdap_proto::refusal::chain(&error)
                 );
                 return self
                     .reply(&Reply::Refused(Refusal::new(RefusalKind::Invalid, message)))

@@ -186,7 +186,7 @@ impl Made {
         let destroyed = tokio::time::timeout(UNDO_DEADLINE, node.destroy(&clone)).await;
         let reason = match destroyed {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => crate::error::chain(&error),
+            Ok(Err(error)) => zdap_proto::refusal::chain(&error),
             Err(_) => format!(
                 "no answer from {} within {} s",
                 node.address(),

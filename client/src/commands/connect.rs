@@ -10,9 +10,10 @@ use zdap_proto::tunnel::Tunnel;
 use super::{Found, newest_clone};
 use crate::cli::Connect;
 use crate::context::Context;
-use crate::error::{Failure, Kind, chain};
+use crate::error::{Failure, Kind};
 use crate::origin::Origins;
 use crate::words::Words;
+use zdap_proto::refusal::chain;
 
 #[derive(Serialize)]
 struct Document<'a> {

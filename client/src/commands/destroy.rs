@@ -6,8 +6,9 @@ use zdap_proto::name::CloneId;
 use super::{Found, find_clones, no_clone, tell_silent};
 use crate::cli::Destroy;
 use crate::context::Context;
-use crate::error::{Failure, Kind, chain};
+use crate::error::{Failure, Kind};
 use crate::words::Words;
+use zdap_proto::refusal::chain;
 
 #[derive(Serialize)]
 struct Document<'a> {

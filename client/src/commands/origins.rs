@@ -17,9 +17,10 @@ use zdap_proto::transport::remote;
 
 use super::user::default_name;
 use crate::context::Context;
-use crate::error::{Failure, Kind, chain};
+use crate::error::{Failure, Kind};
 use crate::node::{Node, NodeError};
 use crate::words::address;
+use zdap_proto::refusal::chain;
 
 /// What was added; part of the contract.
 #[derive(Serialize)]

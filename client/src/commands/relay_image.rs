@@ -2,8 +2,9 @@
 
 use crate::context::Context;
 use crate::engine::{Engine, Users, relay_image};
-use crate::error::{Failure, chain};
+use crate::error::Failure;
 use crate::node::Node;
+use zdap_proto::refusal::chain;
 
 /// What compose will find on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
