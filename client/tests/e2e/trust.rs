@@ -53,7 +53,7 @@ fn a_token_is_good_once_for_whom_it_is_for() {
     eve.zdap(&["set", "user", "ada@laptop"]).done();
     let anybody = node.zdapd(&["token", "user"]).line();
     eve.zdap(&["add", "origin", &anybody])
-        .fails(1, &["the user `ada@laptop` is enrolled already"])
+        .fails(1, &["the name `ada@laptop` is somebody's already"])
         .hints("zdap set user");
     eve.zdap(&["set", "user", "eve@laptop"]).done();
     let added = eve.zdap(&["add", "origin", &anybody, "--json"]).json();
