@@ -1,0 +1,124 @@
+//! What foca knows of the members, as it is told to others: a mirror, since foca does not say when it suspects one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foca::State;
+use zdap_proto::name::NodeName;
+
+use super::peer::Peer;
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// How it is.
+    pub state: MemberState,
+    /// Its life; it grows when it starts, and when it was given up and came back.
+    pub epoch: u64,
+    /// How long it has been in this state, by the local clock.
+    pub age: Duration,
+}
+
+/// How a node is, as far as is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberState {
+    /// It answers.
+    Alive,
+    /// It did not answer, and has a few seconds to speak up. Place nothing there.
+    Suspect,
+    /// It has left or is given up. Place nothing there; what it holds stays.
+    Down,
+}
+
+impl From<State> for MemberState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Alive => Self::Alive,
+            State::Suspect => Self::Suspect,
+            State::Down => Self::Down,
+        }
+    }
+}
+
+/// The members by name.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    known: BTreeMap<Arc<NodeName>, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    peer: Peer,
+    state: MemberState,
+    since: Instant,
+}
+
+impl Mirror {
+    /// Takes over what foca knows of one member; returns the member if that changed it.
+    pub(super) fn note(&mut self, member: &foca::Member<Peer>, now: Instant) -> Option<Member> {
+        let state = member.state().into();
+        let peer = member.id();
+        let known = match self.known.get_mut(&peer.name) {
+            Some(known) if known.peer == *peer && known.state == state => return None,
+            Some(known) => {
+                if known.state != state {
+                    known.since = now;
+                }
+                known.peer = peer.clone();
+                known.state = state;
+                known
+            }
+            None => self.known.entry(Arc::clone(&peer.name)).or_insert(Known {
+                peer: peer.clone(),
+                state,
+                since: now,
+            }),
+        };
+        Some(known.view(now))
+    }
+
+    /// Drops the members that foca forgot; returns their names.
+    pub(super) fn retain(&mut self, is_known: impl Fn(&NodeName) -> bool) -> Vec<NodeName> {
+        let forgotten: Vec<_> = self
+            .known
+            .keys()
+            .filter(|name| !is_known(name))
+            .cloned()
+            .collect();
+        for name in &forgotten {
+            self.known.remove(name);
+        }
+        forgotten.iter().map(|name| NodeName::clone(name)).collect()
+    }
+
+    /// Returns all, by name.
+    pub(super) fn iter(&self, now: Instant) -> impl Iterator<Item = Member> {
+        self.known.values().map(move |known| known.view(now))
+    }
+
+    /// Returns where those are reached that are in a state.
+    pub(super) fn addresses(&self, wanted: impl Fn(MemberState) -> bool) -> impl Iterator<Item = SocketAddr> {
+        self.known
+            .values()
+            .filter(move |known| wanted(known.state))
+            .map(|known| known.peer.address)
+    }
+}
+
+impl Known {
+    fn view(&self, now: Instant) -> Member {
+        Member {
+            name: NodeName::clone(&self.peer.name),
+            address: self.peer.address,
+            state: self.state,
+            epoch: self.peer.epoch,
+            age: now.saturating_duration_since(self.since),
+        }
+    }
+}

@@ -1,0 +1,561 @@
+//! Who is in the cluster and how each node is: SWIM (foca) with the repairs it needs, sans-io.
+//!
+//! In go packets, the time, and what this node has to say; out come [`Action`]s. There is no socket, clock or task here:
+//! whoever drives a [`Gossip`] calls [`Gossip::handle_packet`] for what arrives and [`Gossip::handle_wake`] when
+//! [`Gossip::next_wake`] has come, however late, and after every call takes actions until there are none.
+//!
+//! What is done here beyond foca, and why:
+//! - foca tells members to rejoin that have refuted a suspicion: its timer is dropped unless the suspicion still stands.
+//! - foca does not say when it suspects: the members are mirrored, and a change of any kind is an action.
+//! - foca stops all its timers when it knows nobody, so two nodes that lost each other never meet again: addresses that
+//!   were ever known are knocked at while there is nobody, and now and then always.
+//! - what packets lose is repaired by exchanges of all that two nodes know ([`Knowledge`]), which also tell a node that joins of
+//!   everybody at once.
+//! - a node that is given up comes back under a higher epoch; whether, when and how high is decided in one place
+//!   (`renewal.rs`), so that two machines with one name are told about and do not fight for ever.
+#![deny(clippy::disallowed_methods)]
+
+mod digests;
+mod exchange;
+mod meeting;
+mod members;
+mod outbox;
+mod packet;
+mod peer;
+mod publish;
+mod renewal;
+mod settings;
+mod shared;
+mod speaking;
+mod timers;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foca::{Foca, State, Timer};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use zdap_proto::digest::{NodeDigest, NodeReport};
+use zdap_proto::name::{ClusterId, NodeName};
+
+pub use self::exchange::{Knowledge, KnowledgeError};
+pub use self::members::{Member, MemberState};
+pub use self::packet::MAX_PACKET_BYTES;
+pub use self::peer::{Peer, PeerError};
+pub use self::settings::Settings;
+
+use self::digests::Listener;
+use self::members::Mirror;
+use self::outbox::{Notice, Outbox};
+use self::packet::{Packet, PacketCodec};
+use self::peer::{FNV_BASIS, fnv};
+use self::publish::Publisher;
+use self::renewal::{RENEW_PERIOD, Rival};
+use self::shared::Shared;
+use self::timers::Timers;
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send a packet, of at most [`MAX_PACKET_BYTES`]. If it is lost, it is lost.
+    Send {
+        /// Where to.
+        to: SocketAddr,
+        /// Its bytes.
+        packet: Vec<u8>,
+    },
+    /// Write this down before anything after it is done. The next start takes at least one more.
+    PersistGeneration(u64),
+    /// A member is new or has changed.
+    Member(Member),
+    /// A member that has been down for a day is known no more.
+    Forgotten(NodeName),
+    /// A node said something new of itself.
+    Digest(NodeDigest),
+    /// Compare [`Gossip::fingerprint`]s with this member over a stream, and if they differ give each the other's
+    /// [`Gossip::knowledge`].
+    Exchange {
+        /// The member.
+        with: NodeName,
+        /// Where it is reached.
+        at: SocketAddr,
+    },
+    /// The first member is known, again or at last.
+    Connected,
+    /// No member is left.
+    Alone,
+    /// This node was given up by others and has come back, under a higher epoch.
+    Renewed,
+    /// Another machine goes by this node's name. A person has to see to it.
+    Conflict {
+        /// The other.
+        other: Peer,
+        /// Whether the others listen to that one and no more to this one.
+        is_winning: bool,
+    },
+}
+
+/// A packet that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PacketError {
+    /// Not a packet, or damaged. Nothing of it was believed, or only what came before the damage.
+    #[error("node `{from}` sent what is no packet: {reason}")]
+    Malformed {
+        /// The sender.
+        from: NodeName,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Its sender says to be someone else.
+    #[error("node `{from}` sent a packet in the name of `{claimed}`")]
+    Forged {
+        /// The sender.
+        from: NodeName,
+        /// Who it says to be.
+        claimed: NodeName,
+    },
+    /// From another cluster.
+    #[error("node `{from}` is of the cluster `{cluster}`")]
+    OtherCluster {
+        /// The sender.
+        from: NodeName,
+        /// Its cluster.
+        cluster: ClusterId,
+    },
+}
+
+/// One node's view of the cluster.
+pub struct Gossip {
+    cluster: ClusterId,
+    settings: Settings,
+    me: Peer,
+    /// Of the digests. Unlike the epoch it stays when others give this node up: what they know of it stays valid.
+    generation: u64,
+    sequence: u32,
+    foca: Foca<Peer, PacketCodec, StdRng, Listener>,
+    rng: StdRng,
+    outbox: Outbox,
+    shared: Shared,
+    timers: Timers,
+    mirror: Mirror,
+    publisher: Publisher,
+    actions: VecDeque<Action>,
+    /// Addresses that are not a member's, or once were.
+    contacts: BTreeSet<SocketAddr>,
+    is_alone: bool,
+    has_left: bool,
+    sized_for: usize,
+    /// The highest epoch that this node's name was seen with.
+    highest_epoch: u64,
+    rival: Option<Rival>,
+    renewed_at: Option<Instant>,
+    relayed_at: Option<Instant>,
+    next: Deadlines,
+}
+
+/// When what foca does not do is due.
+#[derive(Debug, Default)]
+struct Deadlines {
+    knock: Option<Instant>,
+    exchange: Option<Instant>,
+    relay: Option<Instant>,
+    publish: Option<Instant>,
+    renew: Option<Instant>,
+    reconcile: Option<Instant>,
+}
+
+impl Gossip {
+    /// Makes a node that knows nobody. The epoch of `me` must be above all that this name was ever seen with, as far as
+    /// is known: `max(persisted + 1, milliseconds since 1970)`.
+    pub fn new(cluster: ClusterId, me: Peer, settings: Settings, mut rng: StdRng, now: Instant) -> Self {
+        let shared = Shared::new(me.clone(), now);
+        let codec = PacketCodec {
+            cluster: cluster.clone(),
+            shared: shared.clone(),
+        };
+        let listener = Listener(shared.clone());
+        let swim = settings.swim(1);
+        let foca = Foca::with_custom_broadcast(me.clone(), swim, StdRng::from_rng(&mut rng), codec, listener);
+        Self {
+            cluster,
+            generation: me.epoch,
+            sequence: 0,
+            highest_epoch: me.epoch,
+            foca,
+            rng,
+            outbox: Outbox::of(&me),
+            me,
+            shared,
+            timers: Timers::default(),
+            mirror: Mirror::default(),
+            publisher: Publisher::default(),
+            actions: VecDeque::new(),
+            contacts: BTreeSet::new(),
+            is_alone: true,
+            has_left: false,
+            sized_for: 1,
+            rival: None,
+            renewed_at: None,
+            relayed_at: None,
+            next: Deadlines {
+                reconcile: Some(now + RECONCILE_PERIOD),
+                ..Deadlines::default()
+            },
+            settings,
+        }
+    }
+
+    /// Gets to know whoever is at these addresses: those in an invite, those written down.
+    pub fn join(&mut self, addresses: impl IntoIterator<Item = SocketAddr>, now: Instant) {
+        self.begin(now);
+        let mine = self.me.address;
+        self.contacts
+            .extend(addresses.into_iter().filter(|address| *address != mine));
+        self.knock(now);
+        self.settle(now);
+    }
+
+    /// Takes a packet. `from` is the name in the sender's certificate.
+    pub fn handle_packet(&mut self, from: &NodeName, bytes: &[u8], now: Instant) -> Result<(), PacketError> {
+        let malformed = |reason: String| PacketError::Malformed {
+            from: from.clone(),
+            reason,
+        };
+        let packet = Packet::decode(bytes).ok_or_else(|| malformed(format!("{} bytes", bytes.len())))?;
+        let sender = packet
+            .sender()
+            .ok_or_else(|| malformed("no sender in it".to_owned()))?;
+        if sender.name() != from {
+            return Err(PacketError::Forged {
+                from: from.clone(),
+                claimed: sender.name().clone(),
+            });
+        }
+        self.begin(now);
+        let result = match packet {
+            Packet::Greeting(greeting) if greeting.cluster != self.cluster => {
+                return Err(PacketError::OtherCluster {
+                    from: from.clone(),
+                    cluster: greeting.cluster,
+                });
+            }
+            Packet::Greeting(greeting) => {
+                self.answer(greeting, now);
+                Ok(())
+            }
+            Packet::Swim(bytes) => match self.foca.handle_data(bytes, &mut self.outbox) {
+                // The second is told about as a conflict.
+                Ok(()) | Err(foca::Error::DataFromOurselves) => Ok(()),
+                Err(error) => Err(malformed(error.to_string())),
+            },
+        };
+        self.settle(now);
+        result
+    }
+
+    /// Returns when [`Gossip::handle_wake`] is to be called.
+    pub fn next_wake(&self) -> Option<Instant> {
+        if self.has_left {
+            return None;
+        }
+        let next = &self.next;
+        [
+            self.timers.next(),
+            next.knock,
+            next.exchange,
+            next.relay,
+            next.publish,
+            next.renew,
+            next.reconcile,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due. Early is harmless, and so is late: packets that came in meanwhile are best handled first.
+    pub fn handle_wake(&mut self, now: Instant) {
+        if self.has_left {
+            return;
+        }
+        self.begin(now);
+        while let Some(timer) = self.timers.pop(now) {
+            if self.is_stale(&timer) {
+                continue;
+            }
+            if let Err(error) = self.foca.handle_timer(timer, &mut self.outbox) {
+                tracing::debug!(%error, "the machine was late, or the membership has changed under a timer");
+            }
+            self.collect(now);
+        }
+        if take_due(&mut self.next.renew, now) {
+            self.renew(now);
+        }
+        if take_due(&mut self.next.knock, now) {
+            self.knock(now);
+        }
+        if take_due(&mut self.next.exchange, now) {
+            self.exchange(1, now);
+        }
+        if take_due(&mut self.next.relay, now) {
+            self.relay(now);
+        }
+        if take_due(&mut self.next.reconcile, now) {
+            self.reconcile(now);
+        }
+        self.settle(now);
+    }
+
+    /// Notes how this node is. Others are told when the change is worth it and it is this node's turn.
+    pub fn publish(&mut self, report: NodeReport, now: Instant) {
+        self.begin(now);
+        self.publisher.set(report);
+        self.settle(now);
+    }
+
+    /// Tells the others that this node goes. Nothing is due after it.
+    pub fn leave(&mut self, now: Instant) {
+        self.begin(now);
+        self.has_left = true;
+        let told = self
+            .foca
+            .leave_cluster(&mut self.outbox)
+            // To four others, and four more for packets that are lost.
+            .and_then(|()| self.foca.gossip(&mut self.outbox));
+        if let Err(error) = told {
+            tracing::debug!(%error, "leave without a word");
+        }
+        self.settle(now);
+    }
+
+    /// Returns what is to be done next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns this node, as it is called now.
+    pub fn me(&self) -> &Peer {
+        &self.me
+    }
+
+    /// Returns all others that are known, by name.
+    pub fn members(&self, now: Instant) -> Vec<Member> {
+        self.mirror.iter(now).collect()
+    }
+
+    /// Returns the newest digest of every node that has said something, by name, each with its age. Whose node is no
+    /// member is still to be heard of, or gone.
+    pub fn digests(&self, now: Instant) -> Vec<(NodeDigest, Duration)> {
+        let overheard = self.shared.lock();
+        let digests = overheard.digests.iter(now);
+        digests.map(|(digest, age)| (digest.clone(), age)).collect()
+    }
+
+    /// Returns a number that two nodes share if they know the same.
+    pub fn fingerprint(&self) -> u64 {
+        let members = self.foca.iter_membership_state();
+        let members = members.filter(|member| member.id().name != self.me.name);
+        let of = |peer: &Peer, is_down: bool| {
+            let hash = fnv(FNV_BASIS, peer.name.as_str().as_bytes());
+            fnv(fnv(hash, &peer.epoch.to_le_bytes()), &[u8::from(is_down)])
+        };
+        let members = members.fold(of(&self.me, false), |sum, member| {
+            sum ^ of(member.id(), member.state() == State::Down)
+        });
+        members ^ self.shared.lock().digests.fingerprint()
+    }
+
+    /// Returns all that this node knows, for an exchange.
+    pub fn knowledge(&self) -> Knowledge {
+        let members = self.foca.iter_membership_state();
+        let members = members.filter(|member| member.id().name != self.me.name);
+        // A suspicion is for those who raised it: without their timer it would stand for ever.
+        let members = members.map(|member| match member.state() {
+            State::Suspect => foca::Member::new(member.id().clone(), member.incarnation(), State::Alive),
+            State::Alive | State::Down => member.clone(),
+        });
+        let overheard = self.shared.lock();
+        let digests = overheard.digests.iter(overheard.now);
+        Knowledge {
+            cluster: self.cluster.clone(),
+            members: members.chain([foca::Member::alive(self.me.clone())]).collect(),
+            digests: digests.map(|(digest, _)| digest.clone()).collect(),
+        }
+    }
+
+    /// Takes over what another node knows.
+    pub fn learn(&mut self, knowledge: Knowledge, now: Instant) -> Result<(), KnowledgeError> {
+        knowledge.check(&self.cluster)?;
+        self.begin(now);
+        let members: Vec<_> = {
+            let mut overheard = self.shared.lock();
+            for digest in &knowledge.digests {
+                overheard.hear(digest);
+            }
+            knowledge
+                .members
+                .into_iter()
+                .filter(|member| {
+                    overheard.mentioned.push(Arc::clone(&member.id().name));
+                    !overheard.sight(member.id(), member.state(), false)
+                })
+                .collect()
+        };
+        // Whoever knows it has told others already.
+        if let Err(error) = self.foca.apply_many(members.into_iter(), false, &mut self.outbox) {
+            tracing::debug!(%error, "learn of members");
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn begin(&mut self, now: Instant) {
+        let mut overheard = self.shared.lock();
+        overheard.now = now;
+        overheard.mentioned.clear();
+    }
+
+    /// Brings everything in line with what foca did in this call.
+    fn settle(&mut self, now: Instant) {
+        self.collect(now);
+        self.follow_sightings(now);
+        if take_due(&mut self.next.renew, now) {
+            self.renew(now);
+        }
+        self.follow_digests(now);
+        self.resize();
+    }
+
+    /// Turns what foca left in the outbox into timers, changes of members and actions.
+    fn collect(&mut self, now: Instant) {
+        for (after, timer) in self.outbox.timers.drain(..) {
+            self.timers.set(now + after, timer);
+        }
+        let mut mentioned = std::mem::take(&mut self.shared.lock().mentioned);
+        mentioned.append(&mut self.outbox.mentioned);
+        mentioned.sort_unstable();
+        mentioned.dedup();
+        for name in mentioned {
+            self.mirror_one(&name, now);
+        }
+        for notice in std::mem::take(&mut self.outbox.notices) {
+            match notice {
+                Notice::Connected => {
+                    if self.is_alone {
+                        self.is_alone = false;
+                        self.actions.push_back(Action::Connected);
+                    }
+                    self.next.knock = Some(now + self.jittered(self.settings.knock_period));
+                    self.exchange(2, now);
+                }
+                Notice::Alone => self.lose_everybody(now),
+                Notice::GivenUp if self.has_left => {}
+                Notice::GivenUp => {
+                    let earliest = self.renewed_at.map_or(now, |at| at + RENEW_PERIOD);
+                    self.next.renew = Some(earliest.max(now));
+                }
+            }
+        }
+        self.actions.extend(
+            self.outbox
+                .packets
+                .drain(..)
+                .map(|(to, packet)| Action::Send { to, packet }),
+        );
+    }
+
+    /// Sees to it that the mirror shows what foca knows of `name`.
+    fn mirror_one(&mut self, name: &NodeName, now: Instant) {
+        if name == self.me.name() {
+            return;
+        }
+        let mut members = self.foca.iter_membership_state();
+        if let Some(member) = members.find(|member| member.id().name() == name)
+            && let Some(change) = self.mirror.note(member, now)
+        {
+            self.actions.push_back(Action::Member(change));
+        }
+    }
+
+    /// Compares the whole mirror, should a change have been missed, and forgets what is long gone.
+    fn reconcile(&mut self, now: Instant) {
+        self.next.reconcile = Some(now + RECONCILE_PERIOD);
+        let mut names = BTreeSet::new();
+        for member in self.foca.iter_membership_state() {
+            if member.id().name == self.me.name {
+                continue;
+            }
+            names.insert(Arc::clone(&member.id().name));
+            if let Some(change) = self.mirror.note(member, now) {
+                self.actions.push_back(Action::Member(change));
+            }
+        }
+        let forgotten = self.mirror.retain(|name| names.contains(name));
+        self.actions.extend(forgotten.into_iter().map(Action::Forgotten));
+        self.shared.lock().digests.expire(now);
+    }
+
+    fn lose_everybody(&mut self, now: Instant) {
+        if !self.is_alone {
+            self.is_alone = true;
+            self.actions.push_back(Action::Alone);
+            self.next.knock = Some(now + self.jittered(self.settings.lonely_knock_period));
+        }
+    }
+
+    /// Whether a timer is about a suspicion that was taken back. foca would tell the member to rejoin all the same.
+    fn is_stale(&self, timer: &Timer<Peer>) -> bool {
+        match timer {
+            Timer::ChangeSuspectToDown {
+                member_id,
+                incarnation,
+                ..
+            } => !self.foca.iter_membership_state().any(|member| {
+                member.id() == member_id
+                    && member.incarnation() == *incarnation
+                    && member.state() == State::Suspect
+            }),
+            Timer::ProbeRandomMember(_)
+            | Timer::SendIndirectProbe { .. }
+            | Timer::PeriodicAnnounce(_)
+            | Timer::PeriodicAnnounceDown(_)
+            | Timer::PeriodicGossip(_)
+            | Timer::RemoveDown(_) => false,
+        }
+    }
+
+    /// Fits foca's numbers to the size of the cluster.
+    fn resize(&mut self) {
+        let nodes = self.foca.num_members() + 1;
+        if self.sized_for != nodes {
+            self.sized_for = nodes;
+            if let Err(error) = self.foca.set_config(self.settings.swim(nodes)) {
+                tracing::debug!(%error, "the numbers stay as they are");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Gossip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gossip")
+            .field("me", &self.me)
+            .field("members", &self.foca.num_members())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a deadline has come; it is gone then.
+fn take_due(deadline: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = deadline.is_some_and(|at| at <= now);
+    if is_due {
+        *deadline = None;
+    }
+    is_due
+}
+
+/// How often the mirror is compared as a whole.
+const RECONCILE_PERIOD: Duration = Duration::from_secs(10);
