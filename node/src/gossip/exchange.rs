@@ -17,6 +17,12 @@ pub struct Knowledge {
 /// Knowledge that is not taken over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KnowledgeError {
+    /// Not the bytes of knowledge.
+    #[error("not what a node knows")]
+    Malformed(#[source] postcard::Error),
+    /// More bytes than it has.
+    #[error("{0} bytes after the end of what a node knows")]
+    Trailing(usize),
     /// Of another cluster.
     #[error("this is the cluster `{ours}`, that is what a node of `{theirs}` knows")]
     OtherCluster {
@@ -34,6 +40,19 @@ impl Knowledge {
     /// Returns how many members it tells of.
     pub fn members(&self) -> usize {
         self.members.len()
+    }
+
+    /// Returns its bytes, for a stream: some 35 for each member and 70 for each digest.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("plain data into a vector")
+    }
+
+    /// Reads it back.
+    pub fn decode(bytes: &[u8]) -> Result<Self, KnowledgeError> {
+        match postcard::take_from_bytes(bytes).map_err(KnowledgeError::Malformed)? {
+            (knowledge, []) => Ok(knowledge),
+            (_, rest) => Err(KnowledgeError::Trailing(rest.len())),
+        }
     }
 
     /// Checks what its types do not.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use foca::State;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
+use zdap_proto::name::NodeName;
 
 use super::packet::{self, Greeting, GreetingKind};
 use super::{Action, Gossip, MemberState};
@@ -31,7 +32,15 @@ impl Gossip {
         }
     }
 
-    fn greet(&mut self, to: SocketAddr, kind: GreetingKind) {
+    /// Compares with this member now.
+    pub(super) fn exchange_with(&mut self, name: &NodeName) {
+        if let Some(at) = self.mirror.address(name) {
+            let with = name.clone();
+            self.actions.push_back(Action::Exchange { with, at });
+        }
+    }
+
+    pub(super) fn greet(&mut self, to: SocketAddr, kind: GreetingKind) {
         let packet = packet::greeting(&Greeting {
             cluster: self.cluster.clone(),
             from: self.me.clone(),
@@ -61,16 +70,19 @@ impl Gossip {
             }
             GreetingKind::Here { you } => {
                 if let Some(you) = you.filter(|you| you.id().name == self.me.name) {
-                    if *you.id() == self.me {
-                        if you.state() == State::Down {
-                            self.next.renew = Some(now);
-                        }
-                    } else {
+                    if *you.id() != self.me {
                         self.shared.lock().sight(you.id(), you.state(), false);
+                    } else if you.state() == State::Down {
+                        self.renew(now);
                     }
                 }
                 if let Err(error) = self.foca.announce(from, &mut self.outbox) {
                     tracing::debug!(%error, "announce this node");
+                }
+            }
+            GreetingKind::GivenUp { you } => {
+                if you == self.me {
+                    self.renew(now);
                 }
             }
         }

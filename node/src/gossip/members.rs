@@ -46,6 +46,14 @@ impl From<State> for MemberState {
     }
 }
 
+/// A member that is known no more.
+pub(super) struct Forgotten {
+    /// Its name.
+    pub(super) name: NodeName,
+    /// Where it was.
+    pub(super) address: SocketAddr,
+}
+
 /// The members by name.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
@@ -74,7 +82,7 @@ impl Mirror {
                 known.state = state;
                 known
             }
-            None => self.known.entry(Arc::clone(&peer.name)).or_insert(Known {
+            None => self.known.entry(Arc::clone(&peer.name)).or_insert_with(|| Known {
                 peer: peer.clone(),
                 state,
                 since: now,
@@ -83,18 +91,30 @@ impl Mirror {
         Some(known.view(now))
     }
 
-    /// Drops the members that foca forgot; returns their names.
-    pub(super) fn retain(&mut self, is_known: impl Fn(&NodeName) -> bool) -> Vec<NodeName> {
-        let forgotten: Vec<_> = self
-            .known
-            .keys()
-            .filter(|name| !is_known(name))
-            .cloned()
-            .collect();
-        for name in &forgotten {
-            self.known.remove(name);
-        }
-        forgotten.iter().map(|name| NodeName::clone(name)).collect()
+    /// Returns how `name` is, if it is known.
+    pub(super) fn state(&self, name: &NodeName) -> Option<MemberState> {
+        self.known.get(name).map(|known| known.state)
+    }
+
+    /// Returns where `name` is reached, if it is known.
+    pub(super) fn address(&self, name: &NodeName) -> Option<SocketAddr> {
+        self.known.get(name).map(|known| known.peer.address)
+    }
+
+    /// Drops the members that foca forgot, and returns them.
+    pub(super) fn retain(&mut self, is_known: impl Fn(&NodeName) -> bool) -> Vec<Forgotten> {
+        let mut forgotten = Vec::new();
+        self.known.retain(|name, known| {
+            let is_known = is_known(name);
+            if !is_known {
+                forgotten.push(Forgotten {
+                    name: NodeName::clone(name),
+                    address: known.peer.address,
+                });
+            }
+            is_known
+        });
+        forgotten
     }
 
     /// Returns all, by name.

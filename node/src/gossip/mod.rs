@@ -15,7 +15,9 @@
 //!   (`renewal.rs`), so that two machines with one name are told about and do not fight for ever.
 #![deny(clippy::disallowed_methods)]
 
+mod action;
 mod digests;
+mod doubt;
 mod exchange;
 mod meeting;
 mod members;
@@ -29,18 +31,19 @@ mod shared;
 mod speaking;
 mod timers;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foca::{Foca, State, Timer};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use zdap_proto::digest::{NodeDigest, NodeReport};
 use zdap_proto::name::{ClusterId, NodeName};
 
+pub use self::action::{Action, PacketError};
 pub use self::exchange::{Knowledge, KnowledgeError};
 pub use self::members::{Member, MemberState};
 pub use self::packet::MAX_PACKET_BYTES;
@@ -48,6 +51,7 @@ pub use self::peer::{Peer, PeerError};
 pub use self::settings::Settings;
 
 use self::digests::Listener;
+use self::doubt::Doubt;
 use self::members::Mirror;
 use self::outbox::{Notice, Outbox};
 use self::packet::{Packet, PacketCodec};
@@ -56,76 +60,6 @@ use self::publish::Publisher;
 use self::renewal::{RENEW_PERIOD, Rival};
 use self::shared::Shared;
 use self::timers::Timers;
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Send a packet, of at most [`MAX_PACKET_BYTES`]. If it is lost, it is lost.
-    Send {
-        /// Where to.
-        to: SocketAddr,
-        /// Its bytes.
-        packet: Vec<u8>,
-    },
-    /// Write this down before anything after it is done. The next start takes at least one more.
-    PersistGeneration(u64),
-    /// A member is new or has changed.
-    Member(Member),
-    /// A member that has been down for a day is known no more.
-    Forgotten(NodeName),
-    /// A node said something new of itself.
-    Digest(NodeDigest),
-    /// Compare [`Gossip::fingerprint`]s with this member over a stream, and if they differ give each the other's
-    /// [`Gossip::knowledge`].
-    Exchange {
-        /// The member.
-        with: NodeName,
-        /// Where it is reached.
-        at: SocketAddr,
-    },
-    /// The first member is known, again or at last.
-    Connected,
-    /// No member is left.
-    Alone,
-    /// This node was given up by others and has come back, under a higher epoch.
-    Renewed,
-    /// Another machine goes by this node's name. A person has to see to it.
-    Conflict {
-        /// The other.
-        other: Peer,
-        /// Whether the others listen to that one and no more to this one.
-        is_winning: bool,
-    },
-}
-
-/// A packet that was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PacketError {
-    /// Not a packet, or damaged. Nothing of it was believed, or only what came before the damage.
-    #[error("node `{from}` sent what is no packet: {reason}")]
-    Malformed {
-        /// The sender.
-        from: NodeName,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Its sender says to be someone else.
-    #[error("node `{from}` sent a packet in the name of `{claimed}`")]
-    Forged {
-        /// The sender.
-        from: NodeName,
-        /// Who it says to be.
-        claimed: NodeName,
-    },
-    /// From another cluster.
-    #[error("node `{from}` is of the cluster `{cluster}`")]
-    OtherCluster {
-        /// The sender.
-        from: NodeName,
-        /// Its cluster.
-        cluster: ClusterId,
-    },
-}
 
 /// One node's view of the cluster.
 pub struct Gossip {
@@ -151,6 +85,10 @@ pub struct Gossip {
     /// The highest epoch that this node's name was seen with.
     highest_epoch: u64,
     rival: Option<Rival>,
+    /// Members that are alive here and given up elsewhere.
+    doubts: BTreeMap<Arc<NodeName>, Doubt>,
+    /// Who said that this node is given up.
+    told_by: Option<Peer>,
     renewed_at: Option<Instant>,
     relayed_at: Option<Instant>,
     next: Deadlines,
@@ -164,6 +102,7 @@ struct Deadlines {
     relay: Option<Instant>,
     publish: Option<Instant>,
     renew: Option<Instant>,
+    doubt: Option<Instant>,
     reconcile: Option<Instant>,
 }
 
@@ -172,13 +111,7 @@ impl Gossip {
     /// is known: `max(persisted + 1, milliseconds since 1970)`.
     pub fn new(cluster: ClusterId, me: Peer, settings: Settings, mut rng: StdRng, now: Instant) -> Self {
         let shared = Shared::new(me.clone(), now);
-        let codec = PacketCodec {
-            cluster: cluster.clone(),
-            shared: shared.clone(),
-        };
-        let listener = Listener(shared.clone());
-        let swim = settings.swim(1);
-        let foca = Foca::with_custom_broadcast(me.clone(), swim, StdRng::from_rng(&mut rng), codec, listener);
+        let foca = new_foca(&cluster, &me, &settings, &shared, StdRng::from_rng(&mut rng));
         Self {
             cluster,
             generation: me.epoch,
@@ -198,6 +131,8 @@ impl Gossip {
             has_left: false,
             sized_for: 1,
             rival: None,
+            doubts: BTreeMap::new(),
+            told_by: None,
             renewed_at: None,
             relayed_at: None,
             next: Deadlines {
@@ -235,6 +170,7 @@ impl Gossip {
             });
         }
         self.begin(now);
+        let was_down = self.mirror.state(from) == Some(MemberState::Down);
         let result = match packet {
             Packet::Greeting(greeting) if greeting.cluster != self.cluster => {
                 return Err(PacketError::OtherCluster {
@@ -246,13 +182,23 @@ impl Gossip {
                 self.answer(greeting, now);
                 Ok(())
             }
-            Packet::Swim(bytes) => match self.foca.handle_data(bytes, &mut self.outbox) {
-                // The second is told about as a conflict.
-                Ok(()) | Err(foca::Error::DataFromOurselves) => Ok(()),
-                Err(error) => Err(malformed(error.to_string())),
-            },
+            Packet::Swim(bytes) => {
+                let result = self.foca.handle_data(bytes, &mut self.outbox);
+                if self.outbox.notices.contains(&Notice::GivenUp) {
+                    self.told_by = Some(sender);
+                }
+                match result {
+                    // The second is told about as a conflict.
+                    Ok(()) | Err(foca::Error::DataFromOurselves) => Ok(()),
+                    Err(error) => Err(malformed(error.to_string())),
+                }
+            }
         };
         self.settle(now);
+        if was_down && self.mirror.state(from) == Some(MemberState::Alive) {
+            // What it missed, and what this side of a split missed.
+            self.exchange_with(from);
+        }
         result
     }
 
@@ -269,6 +215,7 @@ impl Gossip {
             next.relay,
             next.publish,
             next.renew,
+            next.doubt,
             next.reconcile,
         ]
         .into_iter()
@@ -302,6 +249,9 @@ impl Gossip {
         }
         if take_due(&mut self.next.relay, now) {
             self.relay(now);
+        }
+        if take_due(&mut self.next.doubt, now) {
+            self.follow_doubts(now);
         }
         if take_due(&mut self.next.reconcile, now) {
             self.reconcile(now);
@@ -390,20 +340,24 @@ impl Gossip {
     pub fn learn(&mut self, knowledge: Knowledge, now: Instant) -> Result<(), KnowledgeError> {
         knowledge.check(&self.cluster)?;
         self.begin(now);
-        let members: Vec<_> = {
+        let mut members = Vec::new();
+        for member in knowledge.members {
             let mut overheard = self.shared.lock();
-            for digest in &knowledge.digests {
-                overheard.hear(digest);
+            overheard.mentioned.push(Arc::clone(&member.id().name));
+            if overheard.sight(member.id(), member.state(), false) {
+                continue;
             }
-            knowledge
-                .members
-                .into_iter()
-                .filter(|member| {
-                    overheard.mentioned.push(Arc::clone(&member.id().name));
-                    !overheard.sight(member.id(), member.state(), false)
-                })
-                .collect()
-        };
+            drop(overheard);
+            match member.state() {
+                State::Down if self.is_active(member.id()) => self.doubt(member.id(), now),
+                State::Alive | State::Suspect | State::Down => members.push(member),
+            }
+        }
+        let mut overheard = self.shared.lock();
+        for digest in &knowledge.digests {
+            overheard.hear(digest);
+        }
+        drop(overheard);
         // Whoever knows it has told others already.
         if let Err(error) = self.foca.apply_many(members.into_iter(), false, &mut self.outbox) {
             tracing::debug!(%error, "learn of members");
@@ -431,7 +385,17 @@ impl Gossip {
 
     /// Turns what foca left in the outbox into timers, changes of members and actions.
     fn collect(&mut self, now: Instant) {
-        for (after, timer) in self.outbox.timers.drain(..) {
+        for (after, timer) in std::mem::take(&mut self.outbox.timers) {
+            let after = match timer {
+                // All nodes' clocks start when a split ends: without this they would all ask at once, and then none for 5 s.
+                Timer::PeriodicAnnounceDown(_) => after.mul_f64(self.rng.random_range(0.5..1.5)),
+                Timer::ProbeRandomMember(_)
+                | Timer::SendIndirectProbe { .. }
+                | Timer::ChangeSuspectToDown { .. }
+                | Timer::PeriodicAnnounce(_)
+                | Timer::PeriodicGossip(_)
+                | Timer::RemoveDown(_) => after,
+            };
             self.timers.set(now + after, timer);
         }
         let mut mentioned = std::mem::take(&mut self.shared.lock().mentioned);
@@ -451,7 +415,10 @@ impl Gossip {
                     self.next.knock = Some(now + self.jittered(self.settings.knock_period));
                     self.exchange(2, now);
                 }
-                Notice::Alone => self.lose_everybody(now),
+                Notice::Alone => {
+                    self.lose_everybody(now);
+                    self.start_over();
+                }
                 Notice::GivenUp if self.has_left => {}
                 Notice::GivenUp => {
                     let earliest = self.renewed_at.map_or(now, |at| at + RENEW_PERIOD);
@@ -493,8 +460,12 @@ impl Gossip {
                 self.actions.push_back(Action::Member(change));
             }
         }
-        let forgotten = self.mirror.retain(|name| names.contains(name));
-        self.actions.extend(forgotten.into_iter().map(Action::Forgotten));
+        if !self.is_alone {
+            for member in self.mirror.retain(|name| names.contains(name)) {
+                self.contacts.insert(member.address);
+                self.actions.push_back(Action::Forgotten(member.name));
+            }
+        }
         self.shared.lock().digests.expire(now);
     }
 
@@ -504,6 +475,21 @@ impl Gossip {
             self.actions.push_back(Action::Alone);
             self.next.knock = Some(now + self.jittered(self.settings.lonely_knock_period));
         }
+    }
+
+    /// Begins anew with nobody known. A node that lost everybody has lost its network rather than they their lives: it must
+    /// not tell those it meets again that all others are down. The mirror goes on to show them as down.
+    fn start_over(&mut self) {
+        let rng = StdRng::from_rng(&mut self.rng);
+        self.foca = new_foca(&self.cluster, &self.me, &self.settings, &self.shared, rng);
+        self.timers = Timers::default();
+        self.doubts.clear();
+        self.sized_for = 1;
+    }
+
+    /// Whether this very life of a member is alive or suspect.
+    fn is_active(&self, peer: &Peer) -> bool {
+        self.foca.iter_members().any(|member| member.id() == peer)
     }
 
     /// Whether a timer is about a suspicion that was taken back. foca would tell the member to rejoin all the same.
@@ -546,6 +532,20 @@ impl fmt::Debug for Gossip {
             .field("members", &self.foca.num_members())
             .finish_non_exhaustive()
     }
+}
+
+fn new_foca(
+    cluster: &ClusterId,
+    me: &Peer,
+    settings: &Settings,
+    shared: &Shared,
+    rng: StdRng,
+) -> Foca<Peer, PacketCodec, StdRng, Listener> {
+    let codec = PacketCodec {
+        cluster: cluster.clone(),
+        shared: shared.clone(),
+    };
+    Foca::with_custom_broadcast(me.clone(), settings.swim(1), rng, codec, Listener(shared.clone()))
 }
 
 /// Whether a deadline has come; it is gone then.

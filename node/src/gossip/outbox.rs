@@ -21,6 +21,7 @@ pub(super) struct Outbox {
 }
 
 /// What foca says of this node.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Notice {
     /// The first member is known, or the first under this epoch.
     Connected,

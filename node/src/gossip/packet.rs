@@ -36,7 +36,7 @@ pub(super) struct Greeting {
     pub(super) kind: GreetingKind,
 }
 
-/// The two halves of a greeting.
+/// What a greeting is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum GreetingKind {
     /// Who is there?
@@ -45,6 +45,11 @@ pub(super) enum GreetingKind {
     Here {
         /// Nothing if the name is new.
         you: Option<Member<Peer>>,
+    },
+    /// Somebody thinks that you are down. None but you can say otherwise, under a higher epoch.
+    GivenUp {
+        /// The life that is.
+        you: Peer,
     },
 }
 

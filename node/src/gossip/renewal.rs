@@ -29,7 +29,7 @@ impl Gossip {
             let is_elsewhere = peer.address != self.me.address;
             match state {
                 // An earlier life, as rumour or on its way out.
-                _ if !wins && !(is_elsewhere && is_sender) => {}
+                _ if !(wins || is_elsewhere && is_sender) => {}
                 State::Alive | State::Suspect if is_elsewhere => self.meet_rival(peer, wins, now),
                 State::Alive | State::Suspect | State::Down => {
                     // A later life of this very node: its disk was put back to an earlier state.
@@ -90,19 +90,26 @@ impl Gossip {
         self.actions
             .push_back(Action::PersistGeneration(epoch.max(self.generation)));
         self.actions.push_back(Action::Renewed);
+        if self.foca.num_members() == 0 {
+            self.lose_everybody(now);
+            self.start_over();
+            self.knock(now);
+            return;
+        }
         let renewed = self
             .foca
             .change_identity(me, &mut self.outbox)
             // foca notices only now that there are members.
-            .and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut self.outbox));
+            .and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut self.outbox))
+            // Whoever told this node is on the other side of a split, and learns of it only so.
+            .and_then(|()| match self.told_by.take() {
+                Some(peer) => self.foca.announce(peer, &mut self.outbox),
+                None => Ok(()),
+            });
         if let Err(error) = renewed {
             tracing::error!(%error, "come back under a higher epoch");
         }
         self.collect(now);
-        if self.foca.num_members() == 0 {
-            self.lose_everybody(now);
-            self.knock(now);
-        }
     }
 }
 
