@@ -67,6 +67,12 @@ pub enum PacketError {
         /// Who it says to be.
         claimed: NodeName,
     },
+    /// For another node: one that was at this address, or one of another cluster. Usual after a move.
+    #[error("node `{from}` sent a packet that is for another node")]
+    Astray {
+        /// The sender.
+        from: NodeName,
+    },
     /// From another cluster.
     #[error("node `{from}` is of the cluster `{cluster}`")]
     OtherCluster {

@@ -46,6 +46,14 @@ impl From<State> for MemberState {
     }
 }
 
+/// What is new of a member.
+pub(super) struct Change {
+    /// As it is now.
+    pub(super) member: Member,
+    /// It has come or gone, rather than been suspected or cleared.
+    pub(super) is_lasting: bool,
+}
+
 /// A member that is known no more.
 pub(super) struct Forgotten {
     /// Its name.
@@ -68,27 +76,28 @@ struct Known {
 }
 
 impl Mirror {
-    /// Takes over what foca knows of one member; returns the member if that changed it.
-    pub(super) fn note(&mut self, member: &foca::Member<Peer>, now: Instant) -> Option<Member> {
+    /// Takes over what foca knows of one member; returns what that changed.
+    pub(super) fn note(&mut self, member: &foca::Member<Peer>, now: Instant) -> Option<Change> {
         let state = member.state().into();
         let peer = member.id();
-        let known = match self.known.get_mut(&peer.name) {
-            Some(known) if known.peer == *peer && known.state == state => return None,
-            Some(known) => {
-                if known.state != state {
-                    known.since = now;
-                }
-                known.peer = peer.clone();
-                known.state = state;
-                known
-            }
-            None => self.known.entry(Arc::clone(&peer.name)).or_insert_with(|| Known {
-                peer: peer.clone(),
-                state,
-                since: now,
-            }),
+        let before = self.known.get(&peer.name);
+        if before.is_some_and(|known| known.peer == *peer && known.state == state) {
+            return None;
+        }
+        let known = Known {
+            peer: peer.clone(),
+            state,
+            since: match before {
+                Some(known) if known.state == state => known.since,
+                Some(_) | None => now,
+            },
         };
-        Some(known.view(now))
+        let change = Change {
+            member: known.view(now),
+            is_lasting: state == MemberState::Down || before.is_none_or(|known| known.peer != *peer),
+        };
+        self.known.insert(Arc::clone(&peer.name), known);
+        Some(change)
     }
 
     /// Returns how `name` is, if it is known.

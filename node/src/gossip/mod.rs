@@ -32,6 +32,7 @@ mod speaking;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ use self::digests::Listener;
 use self::doubt::Doubt;
 use self::members::Mirror;
 use self::outbox::{Notice, Outbox};
-use self::packet::{Packet, PacketCodec};
+use self::packet::{CodecError, Packet, PacketCodec};
 use self::peer::{FNV_BASIS, fnv};
 use self::publish::Publisher;
 use self::renewal::{RENEW_PERIOD, Rival};
@@ -69,6 +70,8 @@ pub struct Gossip {
     /// Of the digests. Unlike the epoch it stays when others give this node up: what they know of it stays valid.
     generation: u64,
     sequence: u32,
+    /// The highest epoch or generation that was written down.
+    persisted: u64,
     foca: Foca<Peer, PacketCodec, StdRng, Listener>,
     rng: StdRng,
     outbox: Outbox,
@@ -116,6 +119,7 @@ impl Gossip {
             cluster,
             generation: me.epoch,
             sequence: 0,
+            persisted: me.epoch,
             highest_epoch: me.epoch,
             foca,
             rng,
@@ -190,6 +194,9 @@ impl Gossip {
                 match result {
                     // The second is told about as a conflict.
                     Ok(()) | Err(foca::Error::DataFromOurselves) => Ok(()),
+                    Err(foca::Error::Decode(error)) if is_astray(&*error) => {
+                        Err(PacketError::Astray { from: from.clone() })
+                    }
                     Err(error) => Err(malformed(error.to_string())),
                 }
             }
@@ -439,11 +446,18 @@ impl Gossip {
         if name == self.me.name() {
             return;
         }
-        let mut members = self.foca.iter_membership_state();
-        if let Some(member) = members.find(|member| member.id().name() == name)
-            && let Some(change) = self.mirror.note(member, now)
-        {
-            self.actions.push_back(Action::Member(change));
+        let member = self
+            .foca
+            .iter_membership_state()
+            .find(|member| member.id().name() == name);
+        let Some(change) = member.and_then(|member| self.mirror.note(member, now)) else {
+            return;
+        };
+        self.actions.push_back(Action::Member(change.member));
+        if change.is_lasting {
+            // Few miss the news, but those do for long.
+            let soon = now + self.jittered(self.settings.settling_time);
+            self.next.exchange = self.next.exchange.map(|at| at.min(soon));
         }
     }
 
@@ -457,7 +471,7 @@ impl Gossip {
             }
             names.insert(Arc::clone(&member.id().name));
             if let Some(change) = self.mirror.note(member, now) {
-                self.actions.push_back(Action::Member(change));
+                self.actions.push_back(Action::Member(change.member));
             }
         }
         if !self.is_alone {
@@ -485,6 +499,14 @@ impl Gossip {
         self.timers = Timers::default();
         self.doubts.clear();
         self.sized_for = 1;
+    }
+
+    /// Has an epoch or a generation written down before it is used.
+    fn persist(&mut self, number: u64) {
+        if number > self.persisted {
+            self.persisted = number;
+            self.actions.push_back(Action::PersistGeneration(number));
+        }
     }
 
     /// Whether this very life of a member is alive or suspect.
@@ -546,6 +568,10 @@ fn new_foca(
         shared: shared.clone(),
     };
     Foca::with_custom_broadcast(me.clone(), settings.swim(1), rng, codec, Listener(shared.clone()))
+}
+
+fn is_astray(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(CodecError::Astray))
 }
 
 /// Whether a deadline has come; it is gone then.

@@ -87,8 +87,7 @@ impl Gossip {
         self.highest_epoch = epoch;
         self.shared.lock().me = me.clone();
         self.renewed_at = Some(now);
-        self.actions
-            .push_back(Action::PersistGeneration(epoch.max(self.generation)));
+        self.persist(epoch);
         self.actions.push_back(Action::Renewed);
         if self.foca.num_members() == 0 {
             self.lose_everybody(now);

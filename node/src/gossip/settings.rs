@@ -22,8 +22,10 @@ pub struct Settings {
     pub relay_delay: Duration,
     /// ... and at most this often: under load the packets are full anyway.
     pub relay_period: Duration,
-    /// Two nodes compare all they know this often: the repair for what packets lost.
+    /// Two nodes compare all they know this often: the repair for what packets lost ...
     pub exchange_period: Duration,
+    /// ... and this long after a member came or went: by then the news has come round, but for the few it missed.
+    pub settling_time: Duration,
     /// A digest is said again after this, changed or not.
     pub refresh_period: Duration,
     /// Addresses that are not members are tried this often, for a cluster that has split for good ...
@@ -41,6 +43,7 @@ impl Default for Settings {
             relay_delay: Duration::from_millis(5),
             relay_period: Duration::from_millis(50),
             exchange_period: Duration::from_secs(5),
+            settling_time: Duration::from_secs(1),
             refresh_period: Duration::from_secs(30),
             knock_period: Duration::from_secs(30),
             lonely_knock_period: Duration::from_secs(2),

@@ -24,8 +24,7 @@ impl Gossip {
         {
             self.generation = ahead + 1;
             self.sequence = 0;
-            self.actions
-                .push_back(Action::PersistGeneration(self.me.epoch.max(self.generation)));
+            self.persist(self.generation);
             self.publisher.repeat();
         }
         let nodes = self.foca.num_members() + 1;
@@ -37,21 +36,20 @@ impl Gossip {
     }
 
     fn say(&mut self, now: Instant) {
-        let Some(report) = self.publisher.wanted() else {
+        let Some(report) = self.publisher.wanted().cloned() else {
             return;
         };
         if self.sequence == u32::MAX {
             self.generation += 1;
             self.sequence = 0;
-            self.actions
-                .push_back(Action::PersistGeneration(self.me.epoch.max(self.generation)));
+            self.persist(self.generation);
         }
         self.sequence += 1;
         let digest = NodeDigest {
             node: self.me.name().clone(),
             generation: self.generation,
             sequence: self.sequence,
-            report: report.clone(),
+            report,
         };
         let bytes = digest.encode();
         self.publisher.said(now, bytes.len());

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use zdap_node::gossip::{Action, Gossip, Knowledge, MAX_PACKET_BYTES, Member, MemberState, Peer, Settings};
+use zdap_node::gossip::{
+    Action, Gossip, Knowledge, MAX_PACKET_BYTES, Member, MemberState, PacketError, Peer, Settings,
+};
 use zdap_proto::digest::{NodeDigest, NodeReport};
 use zdap_proto::name::{ClusterId, NodeName};
 
@@ -194,6 +196,11 @@ impl Cluster {
         self.with(index, |gossip| gossip.join(contacts, now));
     }
 
+    /// Gives a node that is not up another one's name.
+    pub fn rename(&mut self, index: usize, name: NodeName) {
+        self.nodes[index].name = name;
+    }
+
     /// Ends a node without a word.
     pub fn crash(&mut self, index: usize) {
         self.nodes[index].gossip = None;
@@ -348,8 +355,11 @@ impl Cluster {
                     self.trace = (self.trace ^ part).wrapping_mul(0x0100_0000_01b3);
                 }
                 let from = self.nodes[from].name.clone();
-                self.with(to, |gossip| gossip.handle_packet(&from, &bytes, now))
-                    .unwrap();
+                match self.with(to, |gossip| gossip.handle_packet(&from, &bytes, now)) {
+                    // The address was another node's.
+                    Ok(()) | Err(PacketError::Astray { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
             }
             Happening::Wake { node } if self.nodes[node].wake == Some(event.at) => {
                 self.nodes[node].wake = None;
