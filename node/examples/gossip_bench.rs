@@ -14,6 +14,8 @@
 mod cluster;
 #[path = "../tests/gossip/measure.rs"]
 mod measure;
+#[path = "../tests/gossip/network.rs"]
+mod network;
 
 use std::time::Duration;
 

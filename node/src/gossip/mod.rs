@@ -27,6 +27,7 @@ mod peer;
 mod publish;
 mod renewal;
 mod settings;
+mod settling;
 mod shared;
 mod speaking;
 mod timers;
@@ -38,9 +39,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foca::{Foca, State, Timer};
+use foca::Foca;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use zdap_proto::digest::{NodeDigest, NodeReport};
 use zdap_proto::name::{ClusterId, NodeName};
 
@@ -56,9 +57,9 @@ use self::doubt::Doubt;
 use self::members::Mirror;
 use self::outbox::{Notice, Outbox};
 use self::packet::{CodecError, Packet, PacketCodec};
-use self::peer::{FNV_BASIS, fnv};
 use self::publish::Publisher;
-use self::renewal::{RENEW_PERIOD, Rival};
+use self::renewal::Rival;
+use self::settling::RECONCILE_PERIOD;
 use self::shared::Shared;
 use self::timers::Timers;
 
@@ -173,6 +174,9 @@ impl Gossip {
                 claimed: sender.name().clone(),
             });
         }
+        if self.has_left {
+            return Ok(());
+        }
         self.begin(now);
         let was_down = self.mirror.state(from) == Some(MemberState::Down);
         let result = match packet {
@@ -268,6 +272,9 @@ impl Gossip {
 
     /// Notes how this node is. Others are told when the change is worth it and it is this node's turn.
     pub fn publish(&mut self, report: NodeReport, now: Instant) {
+        if self.has_left {
+            return;
+        }
         self.begin(now);
         self.publisher.set(report);
         self.settle(now);
@@ -310,241 +317,6 @@ impl Gossip {
         let digests = overheard.digests.iter(now);
         digests.map(|(digest, age)| (digest.clone(), age)).collect()
     }
-
-    /// Returns a number that two nodes share if they know the same.
-    pub fn fingerprint(&self) -> u64 {
-        let members = self.foca.iter_membership_state();
-        let members = members.filter(|member| member.id().name != self.me.name);
-        let of = |peer: &Peer, is_down: bool| {
-            let hash = fnv(FNV_BASIS, peer.name.as_str().as_bytes());
-            fnv(fnv(hash, &peer.epoch.to_le_bytes()), &[u8::from(is_down)])
-        };
-        let members = members.fold(of(&self.me, false), |sum, member| {
-            sum ^ of(member.id(), member.state() == State::Down)
-        });
-        members ^ self.shared.lock().digests.fingerprint()
-    }
-
-    /// Returns all that this node knows, for an exchange.
-    pub fn knowledge(&self) -> Knowledge {
-        let members = self.foca.iter_membership_state();
-        let members = members.filter(|member| member.id().name != self.me.name);
-        // A suspicion is for those who raised it: without their timer it would stand for ever.
-        let members = members.map(|member| match member.state() {
-            State::Suspect => foca::Member::new(member.id().clone(), member.incarnation(), State::Alive),
-            State::Alive | State::Down => member.clone(),
-        });
-        let overheard = self.shared.lock();
-        let digests = overheard.digests.iter(overheard.now);
-        Knowledge {
-            cluster: self.cluster.clone(),
-            members: members.chain([foca::Member::alive(self.me.clone())]).collect(),
-            digests: digests.map(|(digest, _)| digest.clone()).collect(),
-        }
-    }
-
-    /// Takes over what another node knows.
-    pub fn learn(&mut self, knowledge: Knowledge, now: Instant) -> Result<(), KnowledgeError> {
-        knowledge.check(&self.cluster)?;
-        self.begin(now);
-        let mut members = Vec::new();
-        for member in knowledge.members {
-            let mut overheard = self.shared.lock();
-            overheard.mentioned.push(Arc::clone(&member.id().name));
-            if overheard.sight(member.id(), member.state(), false) {
-                continue;
-            }
-            drop(overheard);
-            match member.state() {
-                State::Down if self.is_active(member.id()) => self.doubt(member.id(), now),
-                State::Alive | State::Suspect | State::Down => members.push(member),
-            }
-        }
-        let mut overheard = self.shared.lock();
-        for digest in &knowledge.digests {
-            overheard.hear(digest);
-        }
-        drop(overheard);
-        // Whoever knows it has told others already.
-        if let Err(error) = self.foca.apply_many(members.into_iter(), false, &mut self.outbox) {
-            tracing::debug!(%error, "learn of members");
-        }
-        self.settle(now);
-        Ok(())
-    }
-
-    fn begin(&mut self, now: Instant) {
-        let mut overheard = self.shared.lock();
-        overheard.now = now;
-        overheard.mentioned.clear();
-    }
-
-    /// Brings everything in line with what foca did in this call.
-    fn settle(&mut self, now: Instant) {
-        self.collect(now);
-        self.follow_sightings(now);
-        if take_due(&mut self.next.renew, now) {
-            self.renew(now);
-        }
-        self.follow_digests(now);
-        self.resize();
-    }
-
-    /// Turns what foca left in the outbox into timers, changes of members and actions.
-    fn collect(&mut self, now: Instant) {
-        for (after, timer) in std::mem::take(&mut self.outbox.timers) {
-            let after = match timer {
-                // All nodes' clocks start when a split ends: without this they would all ask at once, and then none for 5 s.
-                Timer::PeriodicAnnounceDown(_) => after.mul_f64(self.rng.random_range(0.5..1.5)),
-                Timer::ProbeRandomMember(_)
-                | Timer::SendIndirectProbe { .. }
-                | Timer::ChangeSuspectToDown { .. }
-                | Timer::PeriodicAnnounce(_)
-                | Timer::PeriodicGossip(_)
-                | Timer::RemoveDown(_) => after,
-            };
-            self.timers.set(now + after, timer);
-        }
-        let mut mentioned = std::mem::take(&mut self.shared.lock().mentioned);
-        mentioned.append(&mut self.outbox.mentioned);
-        mentioned.sort_unstable();
-        mentioned.dedup();
-        for name in mentioned {
-            self.mirror_one(&name, now);
-        }
-        for notice in std::mem::take(&mut self.outbox.notices) {
-            match notice {
-                Notice::Connected => {
-                    if self.is_alone {
-                        self.is_alone = false;
-                        self.actions.push_back(Action::Connected);
-                    }
-                    self.next.knock = Some(now + self.jittered(self.settings.knock_period));
-                    self.exchange(2, now);
-                }
-                Notice::Alone => {
-                    self.lose_everybody(now);
-                    self.start_over();
-                }
-                Notice::GivenUp if self.has_left => {}
-                Notice::GivenUp => {
-                    let earliest = self.renewed_at.map_or(now, |at| at + RENEW_PERIOD);
-                    self.next.renew = Some(earliest.max(now));
-                }
-            }
-        }
-        self.actions.extend(
-            self.outbox
-                .packets
-                .drain(..)
-                .map(|(to, packet)| Action::Send { to, packet }),
-        );
-    }
-
-    /// Sees to it that the mirror shows what foca knows of `name`.
-    fn mirror_one(&mut self, name: &NodeName, now: Instant) {
-        if name == self.me.name() {
-            return;
-        }
-        let member = self
-            .foca
-            .iter_membership_state()
-            .find(|member| member.id().name() == name);
-        let Some(change) = member.and_then(|member| self.mirror.note(member, now)) else {
-            return;
-        };
-        self.actions.push_back(Action::Member(change.member));
-        if change.is_lasting {
-            // Few miss the news, but those do for long.
-            let soon = now + self.jittered(self.settings.settling_time);
-            self.next.exchange = self.next.exchange.map(|at| at.min(soon));
-        }
-    }
-
-    /// Compares the whole mirror, should a change have been missed, and forgets what is long gone.
-    fn reconcile(&mut self, now: Instant) {
-        self.next.reconcile = Some(now + RECONCILE_PERIOD);
-        let mut names = BTreeSet::new();
-        for member in self.foca.iter_membership_state() {
-            if member.id().name == self.me.name {
-                continue;
-            }
-            names.insert(Arc::clone(&member.id().name));
-            if let Some(change) = self.mirror.note(member, now) {
-                self.actions.push_back(Action::Member(change.member));
-            }
-        }
-        if !self.is_alone {
-            for member in self.mirror.retain(|name| names.contains(name)) {
-                self.contacts.insert(member.address);
-                self.actions.push_back(Action::Forgotten(member.name));
-            }
-        }
-        self.shared.lock().digests.expire(now);
-    }
-
-    fn lose_everybody(&mut self, now: Instant) {
-        if !self.is_alone {
-            self.is_alone = true;
-            self.actions.push_back(Action::Alone);
-            self.next.knock = Some(now + self.jittered(self.settings.lonely_knock_period));
-        }
-    }
-
-    /// Begins anew with nobody known. A node that lost everybody has lost its network rather than they their lives: it must
-    /// not tell those it meets again that all others are down. The mirror goes on to show them as down.
-    fn start_over(&mut self) {
-        let rng = StdRng::from_rng(&mut self.rng);
-        self.foca = new_foca(&self.cluster, &self.me, &self.settings, &self.shared, rng);
-        self.timers = Timers::default();
-        self.doubts.clear();
-        self.sized_for = 1;
-    }
-
-    /// Has an epoch or a generation written down before it is used.
-    fn persist(&mut self, number: u64) {
-        if number > self.persisted {
-            self.persisted = number;
-            self.actions.push_back(Action::PersistGeneration(number));
-        }
-    }
-
-    /// Whether this very life of a member is alive or suspect.
-    fn is_active(&self, peer: &Peer) -> bool {
-        self.foca.iter_members().any(|member| member.id() == peer)
-    }
-
-    /// Whether a timer is about a suspicion that was taken back. foca would tell the member to rejoin all the same.
-    fn is_stale(&self, timer: &Timer<Peer>) -> bool {
-        match timer {
-            Timer::ChangeSuspectToDown {
-                member_id,
-                incarnation,
-                ..
-            } => !self.foca.iter_membership_state().any(|member| {
-                member.id() == member_id
-                    && member.incarnation() == *incarnation
-                    && member.state() == State::Suspect
-            }),
-            Timer::ProbeRandomMember(_)
-            | Timer::SendIndirectProbe { .. }
-            | Timer::PeriodicAnnounce(_)
-            | Timer::PeriodicAnnounceDown(_)
-            | Timer::PeriodicGossip(_)
-            | Timer::RemoveDown(_) => false,
-        }
-    }
-
-    /// Fits foca's numbers to the size of the cluster.
-    fn resize(&mut self) {
-        let nodes = self.foca.num_members() + 1;
-        if self.sized_for != nodes {
-            self.sized_for = nodes;
-            if let Err(error) = self.foca.set_config(self.settings.swim(nodes)) {
-                tracing::debug!(%error, "the numbers stay as they are");
-            }
-        }
-    }
 }
 
 impl fmt::Debug for Gossip {
@@ -582,6 +354,3 @@ fn take_due(deadline: &mut Option<Instant>, now: Instant) -> bool {
     }
     is_due
 }
-
-/// How often the mirror is compared as a whole.
-const RECONCILE_PERIOD: Duration = Duration::from_secs(10);

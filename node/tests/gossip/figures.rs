@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use zdap_proto::digest::MAX_DIGEST_BYTES;
+
 use super::measure;
 
 #[test]
@@ -10,6 +12,7 @@ fn an_update_reaches_ten_nodes_within_125_ms() {
     assert_eq!(spread.to_all.missed, 0);
     assert!(spread.to_all.p95() <= 0.125, "{:?}", spread.to_all);
     assert!(spread.bytes <= 1800.0, "{} bytes", spread.bytes);
+    assert!(spread.digest_bytes <= MAX_DIGEST_BYTES, "{spread:?}");
 }
 
 #[test]
@@ -44,4 +47,5 @@ fn a_split_heals_within_seconds() {
 fn a_cluster_in_which_nothing_happens_sends_little() {
     let idle = measure::idle(10, Duration::from_secs(20), 15);
     assert!(idle.packets + idle.streams <= 500.0, "{idle:?}");
+    assert!(idle.with_refresh <= 1000.0, "{idle:?}");
 }

@@ -1,12 +1,13 @@
 //! One name, several lives or machines.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use zdap_node::gossip::MemberState;
+use zdap_node::gossip::{Action, Gossip, MemberState};
 use zdap_proto::digest::NodeDigest;
 
-use super::cluster::{Cluster, Seen, What};
+use super::cluster::{Cluster, Seen, What, cluster_id};
 use super::measure::{quiet, report};
+use super::packets::node;
 
 fn conflicts(seen: &[Seen], node: usize) -> Vec<bool> {
     let seen = seen.iter().filter(|seen| seen.node == node);
@@ -111,4 +112,44 @@ fn two_machines_with_one_name_are_told_about_and_do_not_fight() {
     let members = cluster.gossip(0).members(cluster.now());
     let member = members.iter().find(|member| member.name == name).unwrap();
     assert_eq!((member.address, member.state), (address, MemberState::Alive));
+}
+
+#[test]
+fn a_member_that_is_given_up_elsewhere_is_asked_and_is_down_if_it_stays_silent() {
+    let start = Instant::now();
+    let [mut a, mut b, mut c] =
+        [("a", 1), ("b", 2), ("c", 3)].map(|(name, port)| node(cluster_id(), name, port, start));
+    a.learn(c.knowledge(), start).unwrap();
+    b.learn(c.knowledge(), start).unwrap();
+    a.learn(b.knowledge(), start).unwrap();
+    // It is well here, and has told the other that it goes.
+    c.learn(b.knowledge(), start).unwrap();
+    c.leave(start);
+    while let Some(action) = c.poll_action() {
+        if let Action::Send { to, packet } = action
+            && to == b.me().address()
+        {
+            b.handle_packet(c.me().name(), &packet, start).unwrap();
+        }
+    }
+    while a.poll_action().is_some() {}
+    a.learn(b.knowledge(), start).unwrap();
+    let state = |a: &Gossip, now| {
+        let members = a.members(now).into_iter();
+        members
+            .filter(|member| member.name == *c.me().name())
+            .map(|member| member.state)
+            .next()
+    };
+    assert_eq!(state(&a, start), Some(MemberState::Alive), "not on hearsay");
+    let asked = std::iter::from_fn(|| a.poll_action());
+    let to_c = asked.filter(|action| matches!(action, Action::Send { to, .. } if *to == c.me().address()));
+    assert!(to_c.count() > 0, "it is asked");
+    let later = start + Duration::from_secs(4);
+    let mut now = start;
+    while now < later {
+        now += Duration::from_millis(10);
+        a.handle_wake(now);
+    }
+    assert_eq!(state(&a, later), Some(MemberState::Down));
 }

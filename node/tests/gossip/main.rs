@@ -11,5 +11,6 @@ mod cluster;
 mod figures;
 mod identity;
 mod measure;
+mod network;
 mod packets;
 mod views;

@@ -11,11 +11,11 @@ use super::cluster::{Cluster, What};
 
 /// Times, and how often the thing did not happen in the time given for it.
 #[derive(Debug, Default)]
-pub struct Samples {
+pub(crate) struct Samples {
     /// Those that were taken.
-    pub times: Vec<Duration>,
+    pub(crate) times: Vec<Duration>,
     /// Those that took too long.
-    pub missed: usize,
+    pub(crate) missed: usize,
 }
 
 impl Samples {
@@ -27,7 +27,7 @@ impl Samples {
     }
 
     /// Returns the time within which so many of a hundred happened; none if that many did not.
-    pub fn percentile(&self, of_hundred: usize) -> Option<Duration> {
+    pub(crate) fn percentile(&self, of_hundred: usize) -> Option<Duration> {
         let mut times = self.times.clone();
         times.sort_unstable();
         let total = times.len() + self.missed;
@@ -36,7 +36,7 @@ impl Samples {
     }
 
     /// Returns the time that 95 of a hundred were within, in seconds; infinite if fewer happened.
-    pub fn p95(&self) -> f64 {
+    pub(crate) fn p95(&self) -> f64 {
         self.percentile(95)
             .map_or(f64::INFINITY, |time| time.as_secs_f64())
     }
@@ -44,17 +44,17 @@ impl Samples {
 
 /// How a lone update fares in a quiet cluster.
 #[derive(Debug)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// Until the last node had it.
-    pub to_all: Samples,
+    pub(crate) to_all: Samples,
     /// Bytes on the wire, sent by each node for each update.
-    pub bytes: f64,
+    pub(crate) bytes: f64,
     /// Length of the digest.
-    pub digest_bytes: usize,
+    pub(crate) digest_bytes: usize,
 }
 
 /// Has one node after the other say something.
-pub fn spread(nodes: usize, updates: usize, seed: u64) -> Spread {
+pub(crate) fn spread(nodes: usize, updates: usize, seed: u64) -> Spread {
     let mut cluster = Cluster::knit(nodes, seed, quiet());
     let window = Duration::from_secs(4);
     let before = cluster.bytes();
@@ -96,15 +96,15 @@ pub fn spread(nodes: usize, updates: usize, seed: u64) -> Spread {
 
 /// How a crash is noticed.
 #[derive(Debug, Default)]
-pub struct Crashes {
+pub(crate) struct Crashes {
     /// Until the first node suspects.
-    pub first_suspect: Samples,
+    pub(crate) first_suspect: Samples,
     /// Until the last node knows it is down.
-    pub all_know: Samples,
+    pub(crate) all_know: Samples,
 }
 
 /// Crashes one node after the other and starts it again, or, if there are plenty, leaves it.
-pub fn crashes(nodes: usize, count: usize, seed: u64) -> Crashes {
+pub(crate) fn crashes(nodes: usize, count: usize, seed: u64) -> Crashes {
     let mut cluster = Cluster::knit(nodes, seed, quiet());
     let mut rng = StdRng::seed_from_u64(seed);
     let mut crashes = Crashes::default();
@@ -143,15 +143,15 @@ pub fn crashes(nodes: usize, count: usize, seed: u64) -> Crashes {
 
 /// How long a node that knows one address takes to know all, and all to know it.
 #[derive(Debug, Default)]
-pub struct Joins {
+pub(crate) struct Joins {
     /// Until it knows all.
-    pub knows_all: Samples,
+    pub(crate) knows_all: Samples,
     /// Until all know it.
-    pub known_by_all: Samples,
+    pub(crate) known_by_all: Samples,
 }
 
 /// Has one node join, `count` times, each time at another member.
-pub fn joins(nodes: usize, count: usize, seed: u64) -> Joins {
+pub(crate) fn joins(nodes: usize, count: usize, seed: u64) -> Joins {
     let mut joins = Joins::default();
     let mut cluster = Cluster::knit(nodes, seed, quiet());
     let joiner = nodes - 1;
@@ -184,7 +184,7 @@ pub fn joins(nodes: usize, count: usize, seed: u64) -> Joins {
 }
 
 /// Counts how often a node that is well was given up, with packets lost; an episode that many nodes see is one.
-pub fn false_downs(nodes: usize, loss: f64, time: Duration, seed: u64) -> usize {
+pub(crate) fn false_downs(nodes: usize, loss: f64, time: Duration, seed: u64) -> usize {
     let mut cluster = Cluster::knit(nodes, seed, quiet());
     cluster.network.loss = loss;
     let seen = cluster.run_for(time);
@@ -201,7 +201,7 @@ pub fn false_downs(nodes: usize, loss: f64, time: Duration, seed: u64) -> usize 
 }
 
 /// Splits a cluster in two for a time; returns how long after the end of it all agree again.
-pub fn heal(nodes: usize, split: Duration, seeds: std::ops::Range<u64>) -> Samples {
+pub(crate) fn heal(nodes: usize, split: Duration, seeds: std::ops::Range<u64>) -> Samples {
     let mut samples = Samples::default();
     for seed in seeds {
         let mut cluster = Cluster::knit(nodes, seed, quiet());
@@ -216,17 +216,17 @@ pub fn heal(nodes: usize, split: Duration, seeds: std::ops::Range<u64>) -> Sampl
 
 /// Bytes a second that each node sends.
 #[derive(Debug)]
-pub struct Idle {
+pub(crate) struct Idle {
     /// In packets, with nothing to say.
-    pub packets: f64,
+    pub(crate) packets: f64,
     /// On streams, with nothing to say.
-    pub streams: f64,
+    pub(crate) streams: f64,
     /// Altogether, with every node's digest said again every 30 s, as it is in a real cluster.
-    pub with_refresh: f64,
+    pub(crate) with_refresh: f64,
 }
 
 /// Watches a cluster in which nothing happens.
-pub fn idle(nodes: usize, time: Duration, seed: u64) -> Idle {
+pub(crate) fn idle(nodes: usize, time: Duration, seed: u64) -> Idle {
     let rate = |cluster: &mut Cluster| {
         let before = cluster.bytes();
         cluster.run_for(time);
@@ -250,7 +250,7 @@ pub fn idle(nodes: usize, time: Duration, seed: u64) -> Idle {
 }
 
 /// Settings with which a node that said something does not say it again during a measurement.
-pub fn quiet() -> Settings {
+pub(crate) fn quiet() -> Settings {
     Settings {
         refresh_period: Duration::from_hours(10),
         ..Settings::default()
@@ -258,7 +258,7 @@ pub fn quiet() -> Settings {
 }
 
 /// A usual report.
-pub fn report(clones: u16) -> NodeReport {
+pub(crate) fn report(clones: u16) -> NodeReport {
     NodeReport {
         pool_free_mib: 1_500_000,
         pool_total_mib: 2_000_000,

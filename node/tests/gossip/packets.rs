@@ -19,7 +19,7 @@ fn name(text: &str) -> NodeName {
     text.parse().unwrap()
 }
 
-fn node(cluster: ClusterId, text: &str, port: u16, now: Instant) -> Gossip {
+pub(crate) fn node(cluster: ClusterId, text: &str, port: u16, now: Instant) -> Gossip {
     let peer = Peer::new(name(text), SocketAddr::from(([10, 0, 0, 1], port)), 7).unwrap();
     Gossip::new(cluster, peer, Settings::default(), StdRng::seed_from_u64(1), now)
 }
