@@ -52,7 +52,7 @@ fn main() {
             figures.seconds("crash: all know", nodes, &crashes.all_know, know);
         }
     }
-    for (nodes, count) in [(10, 20), (100, 20), (300, 20), (1000, 5)] {
+    for (nodes, count) in [(10, 20), (100, 20), (300, 20), (1000, 3)] {
         if is_asked(nodes) {
             let joins = measure::joins(nodes, count, 3);
             figures.milliseconds("joiner knows all", nodes, &joins.knows_all, 1000.0);
@@ -87,8 +87,15 @@ fn main() {
             let idle = measure::idle(nodes, Duration::from_secs(30), 5);
             let all = format!("{:.0} + {:.0} B/s", idle.packets, idle.streams);
             figures.row("idle, packets + exchanges", nodes, 1, all, "500 B/s");
-            let all = format!("{:.0} B/s", idle.with_refresh);
-            figures.row("idle, digests said again every 30 s", nodes, 1, all, "");
+            if let Some(rate) = idle.with_refresh {
+                figures.row(
+                    "idle, digests said again every 30 s",
+                    nodes,
+                    1,
+                    format!("{rate:.0} B/s"),
+                    "",
+                );
+            }
         }
     }
     println!("{}", figures.0);

@@ -11,6 +11,8 @@
 //!   were ever known are knocked at while there is nobody, and now and then always.
 //! - what packets lose is repaired by exchanges of all that two nodes know ([`Knowledge`]), which also tell a node that joins of
 //!   everybody at once.
+//! - of members that one side of a split has given up and the other has not, neither view is believed: the member is asked
+//!   (`doubt.rs`), so that a split heals in a second or two and takes nobody down.
 //! - a node that is given up comes back under a higher epoch; whether, when and how high is decided in one place
 //!   (`renewal.rs`), so that two machines with one name are told about and do not fight for ever.
 #![deny(clippy::disallowed_methods)]

@@ -89,6 +89,7 @@ impl Gossip {
         self.renewed_at = Some(now);
         self.persist(epoch);
         self.actions.push_back(Action::Renewed);
+        let told_by = self.told_by.take();
         if self.foca.num_members() == 0 {
             self.lose_everybody(now);
             self.start_over();
@@ -101,7 +102,7 @@ impl Gossip {
             // foca notices only now that there are members.
             .and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut self.outbox))
             // Whoever told this node is on the other side of a split, and learns of it only so.
-            .and_then(|()| match self.told_by.take() {
+            .and_then(|()| match told_by {
                 Some(peer) => self.foca.announce(peer, &mut self.outbox),
                 None => Ok(()),
             });

@@ -60,6 +60,8 @@ impl Gossip {
                 Notice::Connected => {
                     if self.is_alone {
                         self.is_alone = false;
+                        // Time to hear of the others before they count as forgotten.
+                        self.next.reconcile = Some(now + RECONCILE_PERIOD);
                         self.actions.push_back(Action::Connected);
                     }
                     self.next.knock = Some(now + self.jittered(self.settings.knock_period));

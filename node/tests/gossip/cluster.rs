@@ -255,6 +255,11 @@ impl Cluster {
             .count()
     }
 
+    /// Whether a node is up.
+    pub(crate) fn is_up(&self, index: usize) -> bool {
+        self.nodes[index].gossip.is_some()
+    }
+
     /// Returns the nodes that are up.
     pub(crate) fn up(&self) -> impl Iterator<Item = usize> {
         (0..self.nodes.len()).filter(|node| self.nodes[*node].gossip.is_some())

@@ -1,13 +1,14 @@
 //! The figures a cluster is judged by. All times are virtual, and the same for the same seed.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zdap_node::gossip::{MemberState, Settings};
 use zdap_proto::digest::NodeReport;
 
-use super::cluster::{Cluster, What};
+use super::cluster::{Cluster, Seen, What};
 
 /// Times, and how often the thing did not happen in the time given for it.
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ pub(crate) struct Spread {
 /// Has one node after the other say something.
 pub(crate) fn spread(nodes: usize, updates: usize, seed: u64) -> Spread {
     let mut cluster = Cluster::knit(nodes, seed, quiet());
-    let window = Duration::from_secs(4);
+    let window = Duration::from_secs(if nodes < 1000 { 4 } else { 2 });
     let before = cluster.bytes();
     cluster.run_for(window * 5);
     let idle = (cluster.bytes().0 - before.0) / 5;
@@ -103,33 +104,29 @@ pub(crate) struct Crashes {
     pub(crate) all_know: Samples,
 }
 
-/// Crashes one node after the other and starts it again, or, if there are plenty, leaves it.
+/// Crashes one node after the other. Where there are plenty, the next goes before the last is given up; where there are few,
+/// each is started again first.
 pub(crate) fn crashes(nodes: usize, count: usize, seed: u64) -> Crashes {
     let mut cluster = Cluster::knit(nodes, seed, quiet());
     let mut rng = StdRng::seed_from_u64(seed);
     let mut crashes = Crashes::default();
+    let is_plenty = nodes > 10 * count;
+    let mut crashed = Vec::new();
+    let mut seen = Vec::new();
     for crash in 0..count {
         let victim = crash % nodes;
         // At no particular moment of anybody's period.
-        cluster.run_for(rng.random_range(Duration::from_secs(1)..Duration::from_secs(3)));
+        let pause = rng.random_range(Duration::from_secs(1)..Duration::from_secs(3));
+        seen.extend(cluster.run_for(pause));
         cluster.crash(victim);
-        let began = cluster.now();
-        let mut suspected = None;
-        let mut missing = cluster.up().count();
-        let (time, _) = cluster.run_until(Duration::from_secs(60), |seen| {
-            let What::Member(node, member) = &seen.what else {
-                return false;
-            };
-            if *node == victim && member.state != MemberState::Alive {
-                suspected.get_or_insert(seen.at - began);
-                missing -= usize::from(member.state == MemberState::Down);
-            }
-            missing == 0
-        });
-        crashes.first_suspect.add(suspected);
-        crashes.all_know.add(time);
-        let plenty = nodes > 10 * count;
-        if !plenty {
+        crashed.push((victim, cluster.now()));
+        if !is_plenty {
+            seen.extend(cluster.run_for(Duration::from_secs(20)));
+            crashes.add(
+                &cluster,
+                &std::mem::take(&mut crashed),
+                &std::mem::take(&mut seen),
+            );
             let everybody: Vec<_> = (0..nodes).filter(|node| *node != victim).collect();
             cluster.start(victim, &everybody);
             assert!(
@@ -138,7 +135,37 @@ pub(crate) fn crashes(nodes: usize, count: usize, seed: u64) -> Crashes {
             );
         }
     }
+    seen.extend(cluster.run_for(Duration::from_secs(30)));
+    crashes.add(&cluster, &crashed, &seen);
     crashes
+}
+
+impl Crashes {
+    /// Reads from what was seen how each crash was noticed by those that are still up.
+    fn add(&mut self, cluster: &Cluster, crashed: &[(usize, Instant)], seen: &[Seen]) {
+        let noticing = cluster.up().count();
+        for (victim, at) in crashed {
+            let mut suspected = None;
+            let mut known = BTreeMap::new();
+            for seen in seen {
+                if let What::Member(node, member) = &seen.what
+                    && node == victim
+                    && seen.at >= *at
+                    && cluster.is_up(seen.node)
+                    && member.state != MemberState::Alive
+                {
+                    let after = seen.at - *at;
+                    suspected.get_or_insert(after);
+                    if member.state == MemberState::Down {
+                        known.entry(seen.node).or_insert(after);
+                    }
+                }
+            }
+            self.first_suspect.add(suspected);
+            let last = known.values().copied().max();
+            self.all_know.add(last.filter(|_| known.len() == noticing));
+        }
+    }
 }
 
 /// How long a node that knows one address takes to know all, and all to know it.
@@ -221,8 +248,8 @@ pub(crate) struct Idle {
     pub(crate) packets: f64,
     /// On streams, with nothing to say.
     pub(crate) streams: f64,
-    /// Altogether, with every node's digest said again every 30 s, as it is in a real cluster.
-    pub(crate) with_refresh: f64,
+    /// Altogether, with every node's digest said again every 30 s. Not of large clusters, which take too long.
+    pub(crate) with_refresh: Option<f64>,
 }
 
 /// Watches a cluster in which nothing happens.
@@ -236,16 +263,19 @@ pub(crate) fn idle(nodes: usize, time: Duration, seed: u64) -> Idle {
     };
     let mut cluster = Cluster::knit(nodes, seed, quiet());
     let (packets, streams) = rate(&mut cluster);
-    let mut cluster = Cluster::knit(nodes, seed, Settings::default());
-    for node in 0..nodes {
-        cluster.publish(node, report(1));
-        cluster.run_for(Duration::from_secs(30) / u32::try_from(nodes).unwrap());
-    }
-    let refreshed = rate(&mut cluster);
+    let with_refresh = (nodes < 1000).then(|| {
+        let mut cluster = Cluster::knit(nodes, seed, Settings::default());
+        for node in 0..nodes {
+            cluster.publish(node, report(1));
+            cluster.run_for(Duration::from_secs(30) / u32::try_from(nodes).unwrap());
+        }
+        let (packets, streams) = rate(&mut cluster);
+        packets + streams
+    });
     Idle {
         packets,
         streams,
-        with_refresh: refreshed.0 + refreshed.1,
+        with_refresh,
     }
 }
 
