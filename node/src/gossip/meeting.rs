@@ -80,6 +80,11 @@ impl Gossip {
                     tracing::debug!(%error, "announce this node");
                 }
             }
+            GreetingKind::Suspected { you, incarnation } => {
+                if you == self.me {
+                    self.refute(from, incarnation);
+                }
+            }
             GreetingKind::GivenUp { you } => {
                 if you == self.me {
                     self.renew(now);

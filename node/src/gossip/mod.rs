@@ -93,6 +93,8 @@ pub struct Gossip {
     rival: Option<Rival>,
     /// Members that are alive here and given up elsewhere.
     doubts: BTreeMap<Arc<NodeName>, Doubt>,
+    /// Members that this node itself suspects.
+    suspects: BTreeMap<Arc<NodeName>, foca::Member<Peer>>,
     /// Who said that this node is given up.
     told_by: Option<Peer>,
     renewed_at: Option<Instant>,
@@ -139,6 +141,7 @@ impl Gossip {
             sized_for: 1,
             rival: None,
             doubts: BTreeMap::new(),
+            suspects: BTreeMap::new(),
             told_by: None,
             renewed_at: None,
             relayed_at: None,

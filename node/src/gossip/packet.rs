@@ -46,6 +46,13 @@ pub(super) enum GreetingKind {
         /// Nothing if the name is new.
         you: Option<Member<Peer>>,
     },
+    /// You did not answer me, and have a few seconds to.
+    Suspected {
+        /// The life that is.
+        you: Peer,
+        /// What it is to go above.
+        incarnation: Incarnation,
+    },
     /// Somebody thinks that you are down. None but you can say otherwise, under a higher epoch.
     GivenUp {
         /// The life that is.
@@ -122,7 +129,7 @@ pub(super) enum CodecError {
 struct HeaderOut<'a> {
     src: &'a Peer,
     incarnation: Incarnation,
-    to: [u8; 8],
+    to: [u8; 6],
     message: &'a Message<Peer>,
 }
 
@@ -130,7 +137,7 @@ struct HeaderOut<'a> {
 struct HeaderIn {
     src: Peer,
     incarnation: Incarnation,
-    to: [u8; 8],
+    to: [u8; 6],
     message: Message<Peer>,
 }
 
@@ -152,7 +159,7 @@ impl Codec<Peer> for PacketCodec {
         let mut overheard = self.shared.lock();
         let me = &overheard.me;
         let label = me.label(&self.cluster);
-        if header.to[..4] != label[..4] {
+        if header.to[..3] != label[..3] {
             return Err(CodecError::Astray);
         }
         let mut dst = me.clone();

@@ -11,7 +11,9 @@ use zdap_proto::name::{ClusterId, NodeName};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "PeerBytes", into = "PeerBytes")]
 pub struct Peer {
-    /// Shared, since foca clones it for every comparison.
+    /// What members are told apart by: foca asks for it, by value, once for every member it looks at.
+    key: u128,
+    /// Shared, since foca and the mirror both hold it.
     pub(super) name: Arc<NodeName>,
     pub(super) address: SocketAddr,
     pub(super) epoch: u64,
@@ -48,6 +50,7 @@ impl Peer {
             return Err(PeerError::Epoch { name, epoch });
         }
         Ok(Self {
+            key: key(name.as_str()),
             name: Arc::new(name),
             address,
             epoch,
@@ -74,8 +77,8 @@ impl Peer {
         (self.epoch, self.address) > (other.epoch, other.address)
     }
 
-    /// Returns eight bytes for packets to be addressed with: four for the node of this cluster, four for this life.
-    pub(super) fn label(&self, cluster: &ClusterId) -> [u8; 8] {
+    /// Returns six bytes for packets to be addressed with: three for the node of this cluster, three for this life.
+    pub(super) fn label(&self, cluster: &ClusterId) -> [u8; 6] {
         let node = fnv(
             fnv(FNV_BASIS, cluster.as_str().as_bytes()),
             self.name.as_str().as_bytes(),
@@ -86,23 +89,23 @@ impl Peer {
         };
         let life = fnv(life, &self.address.port().to_le_bytes());
         let life = fnv(life, &self.epoch.to_le_bytes());
-        let mut label = [0; 8];
-        label[..4].copy_from_slice(&node.to_le_bytes()[..4]);
-        label[4..].copy_from_slice(&life.to_le_bytes()[..4]);
+        let mut label = [0; 6];
+        label[..3].copy_from_slice(&node.to_le_bytes()[..3]);
+        label[3..].copy_from_slice(&life.to_le_bytes()[..3]);
         label
     }
 }
 
 impl foca::Identity for Peer {
-    type Addr = Arc<NodeName>;
+    type Addr = u128;
 
     /// Never: when and how far the epoch goes up is decided in one place, which foca tells by `Defunct`.
     fn renew(&self) -> Option<Self> {
         None
     }
 
-    fn addr(&self) -> Arc<NodeName> {
-        Arc::clone(&self.name)
+    fn addr(&self) -> u128 {
+        self.key
     }
 
     fn win_addr_conflict(&self, adversary: &Self) -> bool {
@@ -134,6 +137,14 @@ impl From<Peer> for PeerBytes {
             epoch: peer.epoch,
         }
     }
+}
+
+/// FNV-1a of 128 bits over a name: two names of one cluster never share it.
+fn key(name: &str) -> u128 {
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    name.bytes()
+        .fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }
 
 /// FNV-1a over `bytes`, on from `hash`. It tells packets apart, it keeps nobody out: that is TLS's part.

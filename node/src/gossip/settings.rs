@@ -37,7 +37,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            probe_period: Duration::from_millis(450),
+            probe_period: Duration::from_millis(400),
             probe_rtt: Duration::from_millis(150),
             gossip_period: Duration::from_millis(50),
             relay_delay: Duration::from_millis(5),

@@ -36,6 +36,14 @@ impl Gossip {
     /// Turns what foca left in the outbox into timers, changes of members and actions.
     pub(super) fn collect(&mut self, now: Instant) {
         for (after, timer) in std::mem::take(&mut self.outbox.timers) {
+            if let Timer::ChangeSuspectToDown {
+                member_id,
+                incarnation,
+                ..
+            } = &timer
+            {
+                self.ask_suspect(member_id, *incarnation, now);
+            }
             let after = match timer {
                 // All nodes' clocks start when a split ends: without this they would all ask at once, and then none for 5 s.
                 Timer::PeriodicAnnounceDown(_) => after.mul_f64(self.rng.random_range(0.5..1.5)),
@@ -143,6 +151,7 @@ impl Gossip {
         self.foca = new_foca(&self.cluster, &self.me, &self.settings, &self.shared, rng);
         self.timers = Timers::default();
         self.doubts.clear();
+        self.suspects.clear();
         self.sized_for = 1;
     }
 
