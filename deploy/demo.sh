@@ -97,7 +97,11 @@ need_postgres() {
 }
 
 step() {
-    printf '\n\033[1m$ %s\033[0m   # %s\n' "$1" "$2" >&2
+    local bold='' plain=''
+    if [[ -t 2 && -z ${NO_COLOR:-} ]]; then
+        bold=$'\033[1m' plain=$'\033[0m'
+    fi
+    printf '\n%s$ %s%s   # %s\n' "$bold" "$1" "$plain" "$2" >&2
 }
 
 main "$@"
