@@ -130,15 +130,6 @@ impl Origins {
         })
     }
 
-    /// Returns the addresses through which a clone on `node` can be reached, the best first.
-    pub fn addresses_for(&self, node: &Node) -> Vec<String> {
-        let cluster = node.identity().cluster();
-        let others = self.ways.iter().filter(|way| way.cluster == *cluster);
-        let others = others.map(|way| way.address.clone());
-        let others = others.filter(|address| address != node.address());
-        std::iter::once(node.address().to_owned()).chain(others).collect()
-    }
-
     /// Chooses the node that a clone of `resource` is made on: the pinned one, the only one, or of those that have the
     /// snapshot the one with the most room. Returns also those that did not answer.
     pub async fn choose(

@@ -40,7 +40,7 @@ pub struct Flags {
     /// Address that clients and other nodes connect to, an IP or a name [default: that of the default route]
     #[arg(long, global = true, env = "NETWORK_ADDRESS", value_name = "ADDRESS")]
     pub network_address: Option<Given<NetworkAddress>>,
-    /// Port for clients and nodes (QUIC, UDP) and the management API (HTTPS, TCP) [default: 43210]
+    /// UDP port for clients and nodes [default: 43210]
     #[arg(long, global = true, env = "API_PORT", value_name = "PORT")]
     pub api_port: Option<Given<u16>>,
     /// Directory of this node's identity and what it knows of the cluster [default: /var/lib/zdapd for root, else

@@ -97,8 +97,8 @@ async fn attach(
     };
     let (image, (created, identity, status)) = tokio::try_join!(image, clone)?;
 
-    let mut ways = origins.addresses_for(&node);
-    ways.insert(1, status.address);
+    // Its own node's alone: another node does not pass connections on, and would say that it has no such clone.
+    let ways = [node.address().to_owned(), status.address];
     let relay = relay::of(before.relay, &before.service, &created.clone, &ways);
     let relay = RelayService {
         user: image.user.or(relay.user),

@@ -11,7 +11,6 @@ use super::{Found, newest_clone};
 use crate::cli::Connect;
 use crate::context::Context;
 use crate::error::{Failure, Kind};
-use crate::origin::Origins;
 use crate::words::Words;
 use zdap_proto::refusal::chain;
 
@@ -54,7 +53,7 @@ async fn open(context: &Context<'_>, words: &Words, port: u16) -> Result<(Tunnel
     let port = local_port(&listener)?;
     let origins = context.origins()?;
     let found = newest_clone(context, &origins, words).await?;
-    let tunnel = tunnel(context, &origins, &found)?;
+    let tunnel = tunnel(context, &found)?;
     let url = format!("postgres://{}:{port}", Ipv4Addr::LOCALHOST);
     let document = Document {
         url: &url,
@@ -89,12 +88,12 @@ pub(super) fn local_port(listener: &TcpListener) -> Result<u16, Failure> {
     Ok(address.port())
 }
 
-/// Opens the way to a clone, through its node or any other of the cluster.
-pub(super) fn tunnel(context: &Context<'_>, origins: &Origins, found: &Found) -> Result<Tunnel, Failure> {
+/// Opens the way to a clone, at its own node.
+pub(super) fn tunnel(context: &Context<'_>, found: &Found) -> Result<Tunnel, Failure> {
     Ok(Tunnel::new(
         context.endpoint()?,
         found.node.identity().clone(),
-        origins.addresses_for(&found.node),
+        vec![found.node.address().to_owned()],
         found.clone.id.clone(),
     ))
 }

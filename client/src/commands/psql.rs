@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Psql) -> Result<ExitC
         let found = newest_clone(context, &origins, &words).await?;
         let account = found.node.account(&found.clone.id).await?;
         let listener = listen(0).await?;
-        Ok((tunnel(context, &origins, &found)?, account, listener))
+        Ok((tunnel(context, &found)?, account, listener))
     };
     let (tunnel, account, listener) = context.until_stopped(prepare).await?;
     context.output.rest();

@@ -68,8 +68,8 @@ impl Failure {
         let hint = match self.kind {
             Kind::Full => return StorageError::Full(format!("`{pool}`")),
             Kind::Missing => format!(
-                "make the pool with `zpool create`, or a dataset in it with `zfs create {pool}`; `zpool list` shows \
-                 the pools of this machine"
+                "`zpool list` and `zfs list` show what is on this machine; `zpool create` makes a pool, and \
+                 `zfs create` a dataset in one, such as `{pool}`"
             ),
             Kind::Denied => format!(
                 "run zdapd as root; on OpenZFS `zfs allow` can give a user rights on `{pool}`, but Linux lets only \
