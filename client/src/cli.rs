@@ -81,7 +81,8 @@ pub enum Command {
     #[command(after_help = "Examples:\n  zdap attach orders\n  \
         zdap attach orders @db1                    on this node\n  \
         zdap attach orders 2026-11-22T04:00:00Z    of this snapshot\n  \
-        zdap attach --new=false orders             the clone you have already")]
+        zdap attach --new=false orders             the newest clone you have already\n  \
+        zdap attach --new=false orders-k3v9x2mq    this one")]
     Attach(Attach),
     /// Give a service back to the compose project, and the clone to its node
     #[command(after_help = "Examples:\n  zdap detach orders users\n  \

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use zdap_proto::identity::{Identity, Keypair};
 use zdap_proto::message::{CloneView, Stages};
-use zdap_proto::name::{CloneId, ResourceName};
+use zdap_proto::name::{CloneId, NameError, ResourceName};
 
 use super::{choose, make_clone, newest_clone, relay, relay_image};
 use crate::attachments::Attachments;
@@ -30,7 +30,7 @@ struct Document<'a> {
 /// Attaches, or leaves everything as it was.
 pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
-    let resource: ResourceName = words.subject()?.parse()?;
+    let resource = resource_of(words.subject()?, arguments.new)?;
     let project = context.project()?;
     let before = Before::look(context, &project, &resource, arguments)?;
     let made = Made::default();
@@ -116,6 +116,19 @@ async fn attach(
         ));
     }
     Ok(created)
+}
+
+/// Returns the resource that is to be attached: the subject itself, or, of a clone that is there already, what it is a
+/// clone of.
+fn resource_of(subject: &str, new: bool) -> Result<ResourceName, NameError> {
+    let of_clone = subject
+        .parse::<CloneId>()
+        .ok()
+        .and_then(|_| subject.rsplit_once('-'));
+    match of_clone {
+        Some((resource, _)) if !new => resource.parse(),
+        Some(_) | None => subject.parse(),
+    }
 }
 
 /// What the project says before anything is made.
@@ -206,6 +219,14 @@ const UNDO_DEADLINE: Duration = Duration::from_secs(10);
 mod tests {
     use super::*;
     use crate::commands::tests::clone_view;
+
+    #[test]
+    fn a_clone_that_is_there_is_attached_by_its_id_in_the_place_of_its_resource() {
+        let of = |subject, new| resource_of(subject, new).unwrap().to_string();
+        assert_eq!(of("orders-k3v9x2mq", false), "orders");
+        assert_eq!(of("orders-k3v9x2mq", true), "orders-k3v9x2mq");
+        assert_eq!(of("orders", false), "orders");
+    }
 
     #[test]
     fn the_json_of_attach_is_the_clone_the_override_and_the_stages() {

@@ -27,10 +27,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &CloneArguments) -> Re
     let mut node = choose(context, &origins, &resource, &words).await?;
     let created = make_clone(context, &mut node, &resource, words.time).await?;
     let clone = &created.clone;
-    output.say(&format!(
-        "attach it with `zdap attach --new=false @{} {resource} {}`",
-        clone.node, clone.snapshot
-    ));
+    output.say(&format!("attach it with `zdap attach --new=false {}`", clone.id));
     let document = Document {
         clone,
         stages: &created.stages,
