@@ -13,3 +13,7 @@ check:
 # figures: `just bench attach`
 bench *args:
     deploy/bench.sh {{args}}
+
+# figures of the gossip on a virtual clock, a few minutes; `just gossip-bench 10 100` for clusters of these sizes only
+gossip-bench *args:
+    cargo run --quiet -p zdap-node --example gossip_bench --config 'profile.dev.package.zdap-node.opt-level=3' -- {{args}}

@@ -8,6 +8,7 @@
 //! - [`reconcile`], [`retention`], [`schedule`]: pure policy, and the clock that calls it
 //! - [`state`], [`invites`], [`enrol`]: who is who
 //! - [`server`], [`requests`], [`tunnel`], [`relay_program`]: what peers may ask
+//! - [`gossip`]: who is in the cluster and how each node is; sans-io
 //! - [`node`]: what a node is made of
 //! - [`admin`]: the commands of this machine, asked of the running node
 
@@ -18,6 +19,7 @@ pub mod clones;
 pub mod config;
 pub mod enrol;
 pub mod faults;
+pub mod gossip;
 pub mod images;
 pub mod instance;
 pub mod invites;

@@ -19,6 +19,7 @@
 //! # Map
 //! - [`name`]: names parsed once, trusted after
 //! - [`message`]: requests and replies, plain data
+//! - [`digest`]: what every node tells every other of itself, in a packet
 //! - [`refusal`]: the only error that crosses the wire
 //! - [`frame`]: length-prefixed postcard with a size cap
 //! - [`control`]: one request, its progress, its answer
@@ -32,6 +33,7 @@
 
 pub mod connect;
 pub mod control;
+pub mod digest;
 pub mod frame;
 pub mod identity;
 pub mod keyfile;
