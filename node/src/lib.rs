@@ -8,6 +8,7 @@
 //! - [`reconcile`], [`retention`], [`schedule`]: pure policy, and the clock that calls it
 //! - [`state`], [`invites`], [`enrol`]: who is who
 //! - [`server`], [`requests`], [`tunnel`], [`relay_program`]: what peers may ask
+//! - [`placement`], [`reserve`]: where a clone is made; pure
 //! - [`gossip`]: who is in the cluster and how each node is; sans-io
 //! - [`node`]: what a node is made of
 //! - [`admin`]: the commands of this machine, asked of the running node
@@ -25,11 +26,13 @@ pub mod instance;
 pub mod invites;
 pub mod machine;
 pub mod node;
+pub mod placement;
 pub mod quantity;
 pub mod reconcile;
 pub mod refuse;
 pub mod relay_program;
 pub mod requests;
+pub mod reserve;
 pub mod resource;
 pub mod retention;
 pub mod runtime;
