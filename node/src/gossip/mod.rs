@@ -1,4 +1,5 @@
-//! Who is in the cluster and how each node is: SWIM (foca) with the repairs it needs, sans-io.
+//! Who is in the cluster and how each node is: SWIM (foca) with the repairs it needs, sans-io but for `driver`, `links` and
+//! `streams`, which join it to the network and the clock.
 //!
 //! In go packets, the time, and what this node has to say; out come [`Action`]s. There is no socket, clock or task here:
 //! whoever drives a [`Gossip`] calls [`Gossip::handle_packet`] for what arrives and [`Gossip::handle_wake`] when
@@ -20,7 +21,11 @@
 mod action;
 mod digests;
 mod doubt;
+#[allow(clippy::disallowed_methods, reason = "it acts: the pure part is the rest")]
+pub mod driver;
 mod exchange;
+#[allow(clippy::disallowed_methods, reason = "it acts: the pure part is the rest")]
+pub(crate) mod links;
 mod meeting;
 mod members;
 mod outbox;
@@ -32,6 +37,8 @@ mod settings;
 mod settling;
 mod shared;
 mod speaking;
+#[allow(clippy::disallowed_methods, reason = "it acts: the pure part is the rest")]
+pub(crate) mod streams;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
