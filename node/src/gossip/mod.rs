@@ -35,7 +35,6 @@ mod speaking;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -95,9 +94,10 @@ pub struct Gossip {
     doubts: BTreeMap<Arc<NodeName>, Doubt>,
     /// Members that this node itself suspects.
     suspects: BTreeMap<Arc<NodeName>, foca::Member<Peer>>,
-    /// Who said that this node is given up.
+    /// Who said that this node is given up, or knows a later life of it.
     told_by: Option<Peer>,
-    renewed_at: Option<Instant>,
+    /// Not before this does it come back under a higher epoch.
+    renewable_from: Option<Instant>,
     relayed_at: Option<Instant>,
     next: Deadlines,
 }
@@ -143,7 +143,7 @@ impl Gossip {
             doubts: BTreeMap::new(),
             suspects: BTreeMap::new(),
             told_by: None,
-            renewed_at: None,
+            renewable_from: None,
             relayed_at: None,
             next: Deadlines {
                 reconcile: Some(now + RECONCILE_PERIOD),
@@ -203,9 +203,13 @@ impl Gossip {
                 match result {
                     // The second is told about as a conflict.
                     Ok(()) | Err(foca::Error::DataFromOurselves) => Ok(()),
-                    Err(foca::Error::Decode(error)) if is_astray(&*error) => {
-                        Err(PacketError::Astray { from: from.clone() })
-                    }
+                    Err(foca::Error::Decode(error)) => match error.downcast_ref() {
+                        Some(CodecError::Astray) => Err(PacketError::Astray { from: from.clone() }),
+                        Some(CodecError::OldNews) => Ok(()),
+                        Some(CodecError::Bytes(_) | CodecError::Full) | None => {
+                            Err(malformed(error.to_string()))
+                        }
+                    },
                     Err(error) => Err(malformed(error.to_string())),
                 }
             }
@@ -345,10 +349,6 @@ fn new_foca(
         shared: shared.clone(),
     };
     Foca::with_custom_broadcast(me.clone(), settings.swim(1), rng, codec, Listener(shared.clone()))
-}
-
-fn is_astray(error: &(dyn Error + Send + Sync + 'static)) -> bool {
-    matches!(error.downcast_ref(), Some(CodecError::Astray))
 }
 
 /// Whether a deadline has come; it is gone then.

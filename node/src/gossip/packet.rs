@@ -123,6 +123,10 @@ pub(super) enum CodecError {
     /// For another node, or of another cluster.
     #[error("the packet is for another node, or from another cluster")]
     Astray,
+    /// That this node is given up, which it knows. foca answers in kind whom it has given up itself: two that have given up
+    /// each other would go on for ever.
+    #[error("the packet says what is known")]
+    OldNews,
 }
 
 #[derive(Serialize)]
@@ -172,6 +176,9 @@ impl Codec<Peer> for PacketCodec {
         }
         overheard.sight(&header.src, State::Alive, true);
         overheard.mentioned.push(Arc::clone(&header.src.name));
+        if header.message == Message::TurnUndead && overheard.is_given_up {
+            return Err(CodecError::OldNews);
+        }
         Ok(Header {
             src: header.src,
             src_incarnation: header.incarnation,
