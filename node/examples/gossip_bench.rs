@@ -85,17 +85,17 @@ fn main() {
     for nodes in [10, 100, 1000] {
         if is_asked(nodes) {
             let idle = measure::idle(nodes, Duration::from_secs(30), 5);
-            let all = format!("{:.0} + {:.0} B/s", idle.packets, idle.streams);
+            let sum = idle.packets + idle.streams;
+            let all = format!("{:.0} + {:.0} = {sum:.0} B/s", idle.packets, idle.streams);
             figures.row("idle, packets + exchanges", nodes, 1, all, "500 B/s");
-            if let Some(rate) = idle.with_refresh {
-                figures.row(
-                    "idle, digests said again every 30 s",
-                    nodes,
-                    1,
-                    format!("{rate:.0} B/s"),
-                    "",
-                );
-            }
+            let acknowledgements = format!("{:.0} B/s", idle.acknowledgements);
+            figures.row(
+                "idle, QUIC's acknowledgements besides",
+                nodes,
+                1,
+                acknowledgements,
+                "",
+            );
         }
     }
     println!("{}", figures.0);

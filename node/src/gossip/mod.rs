@@ -279,13 +279,14 @@ impl Gossip {
         self.settle(now);
     }
 
-    /// Notes how this node is. Others are told when the change is worth it and it is this node's turn.
+    /// Notes how this node is: to be called every few seconds, whatever the figures. Others are told when a change is worth
+    /// it and it is this node's turn, and that the digest is stale if nothing is noted for [`Settings::stale_after`].
     pub fn publish(&mut self, report: NodeReport, now: Instant) {
         if self.has_left {
             return;
         }
         self.begin(now);
-        self.publisher.set(report);
+        self.publisher.set(report, now);
         self.settle(now);
     }
 
@@ -319,8 +320,8 @@ impl Gossip {
         self.mirror.iter(now).collect()
     }
 
-    /// Returns the newest digest of every node that has said something, by name, each with its age. Whose node is no
-    /// member is still to be heard of, or gone.
+    /// Returns the newest digest of every node that has said something, by name, each with its age. However old, it is how
+    /// a member that is alive still is, small changes aside. Whose node is no member is still to be heard of, or gone.
     pub fn digests(&self, now: Instant) -> Vec<(NodeDigest, Duration)> {
         let overheard = self.shared.lock();
         let digests = overheard.digests.iter(now);

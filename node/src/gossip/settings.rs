@@ -26,8 +26,9 @@ pub struct Settings {
     pub exchange_period: Duration,
     /// ... and this long after a member came or went: by then the news has come round, but for the few it missed.
     pub settling_time: Duration,
-    /// A digest is said again after this, changed or not.
-    pub refresh_period: Duration,
+    /// A node that takes no figures of itself for so long says that its digest is stale. What stays the same is never said
+    /// again, as that would be most of what an idle cluster sends: whoever missed it has it from the next exchange.
+    pub stale_after: Duration,
     /// Addresses that are not members are tried this often, for a cluster that has split for good ...
     pub knock_period: Duration,
     /// ... and this often while there is no member at all.
@@ -44,7 +45,7 @@ impl Default for Settings {
             relay_period: Duration::from_millis(50),
             exchange_period: Duration::from_secs(5),
             settling_time: Duration::from_secs(1),
-            refresh_period: Duration::from_secs(30),
+            stale_after: Duration::from_secs(90),
             knock_period: Duration::from_secs(30),
             lonely_knock_period: Duration::from_secs(2),
         }

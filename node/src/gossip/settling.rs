@@ -132,7 +132,8 @@ impl Gossip {
                 self.actions.push_back(Action::Forgotten(member.name));
             }
         }
-        self.shared.lock().digests.expire(now);
+        let is_known = |node: &NodeName| *node == *self.me.name || names.contains(node);
+        self.shared.lock().digests.expire(now, is_known);
     }
 
     pub(super) fn lose_everybody(&mut self, now: Instant) {
