@@ -171,7 +171,7 @@ impl Gossip {
         };
         let packet = Packet::decode(bytes).ok_or_else(|| malformed(format!("{} bytes", bytes.len())))?;
         let sender = packet
-            .sender()
+            .sender(from)
             .ok_or_else(|| malformed("no sender in it".to_owned()))?;
         if sender.name() != from {
             return Err(PacketError::Forged {
@@ -196,6 +196,7 @@ impl Gossip {
                 Ok(())
             }
             Packet::Swim(bytes) => {
+                self.shared.lock().sender = Some(from.clone());
                 let result = self.foca.handle_data(bytes, &mut self.outbox);
                 if self.outbox.notices.contains(&Notice::GivenUp) {
                     self.told_by = Some(sender);
@@ -206,7 +207,7 @@ impl Gossip {
                     Err(foca::Error::Decode(error)) => match error.downcast_ref() {
                         Some(CodecError::Astray) => Err(PacketError::Astray { from: from.clone() }),
                         Some(CodecError::OldNews) => Ok(()),
-                        Some(CodecError::Bytes(_) | CodecError::Full) | None => {
+                        Some(CodecError::Bytes(_) | CodecError::Full | CodecError::Nobody) | None => {
                             Err(malformed(error.to_string()))
                         }
                     },

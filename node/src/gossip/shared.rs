@@ -19,6 +19,8 @@ pub(super) struct Shared(Arc<Mutex<Overheard>>);
 pub(super) struct Overheard {
     /// This node, as it is called now.
     pub(super) me: Peer,
+    /// By whom the packet is that is being read.
+    pub(super) sender: Option<NodeName>,
     /// Others think that it is down, and it has not come back yet.
     pub(super) is_given_up: bool,
     /// The time of the call that runs.
@@ -50,6 +52,7 @@ impl Shared {
     pub(super) fn new(me: Peer, now: Instant) -> Self {
         Self(Arc::new(Mutex::new(Overheard {
             me,
+            sender: None,
             is_given_up: false,
             now,
             digests: Digests::default(),

@@ -15,9 +15,11 @@ use zdap_proto::name::{ClusterId, NodeName};
 
 use super::network::{Event, Happening};
 
-/// What a datagram costs beside its payload: IPv4 and UDP 28, QUIC's short header 11, the frame 3, the seal 16. QUIC's own
-/// acknowledgements are counted apart.
-pub(crate) const WIRE_OVERHEAD: u64 = 58;
+/// What a packet costs beside its frames: IPv4 and UDP 28, QUIC's short header 10, the seal 16.
+pub(crate) const PACKET_OVERHEAD: u64 = 54;
+
+/// What a datagram costs beside its payload: the frame is 3. QUIC's own acknowledgements are counted apart.
+pub(crate) const WIRE_OVERHEAD: u64 = PACKET_OVERHEAD + 3;
 
 /// A cluster, its network and its time.
 pub(crate) struct Cluster {

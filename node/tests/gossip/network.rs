@@ -9,7 +9,7 @@ use rand::RngExt;
 use zdap_node::gossip::{Action, Knowledge, MAX_PACKET_BYTES, PacketError};
 use zdap_proto::name::NodeName;
 
-use super::cluster::{Cluster, Seen, WIRE_OVERHEAD, What};
+use super::cluster::{Cluster, PACKET_OVERHEAD, Seen, WIRE_OVERHEAD, What};
 
 /// Something that is to happen to a node.
 pub(crate) struct Event {
@@ -177,7 +177,7 @@ impl Cluster {
             Some(since) if now - since < ACKNOWLEDGE_WITHIN => {
                 node.unacknowledged.remove(&from);
             }
-            Some(_) | None => node.acknowledgement_bytes += WIRE_OVERHEAD + ACKNOWLEDGEMENT,
+            Some(_) | None => node.acknowledgement_bytes += PACKET_OVERHEAD + ACKNOWLEDGEMENT,
         }
     }
 
@@ -188,7 +188,7 @@ impl Cluster {
         if let Some(since) = node.unacknowledged.remove(&to)
             && now - since < ACKNOWLEDGE_WITHIN
         {
-            node.acknowledgement_bytes -= WIRE_OVERHEAD;
+            node.acknowledgement_bytes -= PACKET_OVERHEAD;
         }
     }
 
