@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use zdap_proto::message::{CloneRecord, CloneState, Stages};
 use zdap_proto::name::{CloneId, RequestId, SnapshotId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
@@ -29,6 +29,7 @@ pub struct Clones {
     known: Mutex<BTreeMap<CloneId, Known>>,
     /// How many instances have ended so far.
     ended: AtomicU64,
+    changed: Notify,
 }
 
 #[derive(Debug, Clone)]
@@ -72,6 +73,7 @@ impl Clones {
             runtime,
             known,
             ended: AtomicU64::new(0),
+            changed: Notify::new(),
         }
     }
 
@@ -217,6 +219,7 @@ impl Clones {
         tracing::warn!(clone = %id, "the dataset of a clone is gone; forgetting the clone");
         self.remove_instance(id).await;
         self.known().remove(id);
+        self.changed.notify_one();
     }
 
     /// Returns the record of a clone.
@@ -227,6 +230,11 @@ impl Clones {
     /// Returns all records, in the order of their ids.
     pub fn list(&self) -> Vec<CloneRecord> {
         self.known().values().map(|known| known.record.clone()).collect()
+    }
+
+    /// Waits until a clone has come or gone since the last time this was awaited. For one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Returns where a clone's database answers, if it does.
@@ -283,6 +291,7 @@ impl Clones {
                 lock,
             },
         );
+        self.changed.notify_one();
         Ok(Admission::New(Box::new(record), held))
     }
 
@@ -346,6 +355,7 @@ impl Clones {
         match self.storage.destroy(&DatasetId::Clone(id.clone())).await {
             Ok(()) => {
                 self.known().remove(id);
+                self.changed.notify_one();
                 tracing::info!(clone = %id, owner = %record.owner, "clone is gone");
             }
             Err(error) => {
