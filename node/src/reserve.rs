@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,11 @@ pub struct Reservations {
 
 /// The requests that have a place here.
 #[derive(Debug, Default)]
-pub struct Tokens(BTreeMap<RequestId, Promise>);
+pub struct Tokens {
+    promises: BTreeMap<RequestId, Promise>,
+    /// When offers were made in the last moment, the oldest first.
+    offers: VecDeque<Instant>,
+}
 
 #[derive(Debug)]
 struct Promise {
@@ -34,13 +38,15 @@ struct Promise {
     takers: u32,
 }
 
-/// What a node says when it is asked for an offer.
+/// What a node says when it is asked for an offer, and when it refuses a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offered {
     /// How busy it would be with the clone.
     pub predicted: Prediction,
-    /// How busy with [`GRACE`] further ones: what to reserve at.
+    /// Its cost with [`GRACE`] further ones: what to reserve at.
     pub limit: Share,
+    /// How many clones it has, promised ones included.
+    pub taken: u32,
 }
 
 /// A place that was not promised.
@@ -62,14 +68,20 @@ pub struct Place {
 
 impl Reservations {
     /// Says how busy this node would be with `clone`, or that there is no room for it.
+    ///
+    /// Of those who were made an offer in the last [`MOMENT`], one in two is counted as if it took it. Each asks three nodes
+    /// and takes one, but those who ask at the same time want the same one.
     pub fn offer(
         &self,
         clone: Demand,
         now: Instant,
         figures: impl FnOnce(&Tokens) -> NodeReport,
     ) -> Result<Offered, Refused> {
-        let tokens = self.lock(now);
-        tokens.admit(clone, None, &figures(&tokens))
+        let mut tokens = self.lock(now);
+        tokens.offers.retain(|made| *made + MOMENT > now);
+        let expected = u32::try_from(tokens.offers.len().div_ceil(2)).unwrap_or(u32::MAX);
+        tokens.offers.push_back(now);
+        tokens.admit(clone, expected, None, &figures(&tokens))
     }
 
     /// Promises a place for `clone` to the request `token`, for [`TTL`], unless there is no room, or the node has come to cost
@@ -86,24 +98,25 @@ impl Reservations {
     ) -> Result<(), Refused> {
         let until = now + TTL;
         let mut tokens = self.lock(now);
-        if let Some(promise) = tokens.0.get_mut(token) {
+        tokens.offers.pop_front();
+        if let Some(promise) = tokens.promises.get_mut(token) {
             promise.until = until;
             return Ok(());
         }
-        tokens.admit(clone, at_most, &figures(&tokens))?;
+        tokens.admit(clone, 0, at_most, &figures(&tokens))?;
         let promise = Promise {
             demand: clone,
             until,
             takers: 0,
         };
-        tokens.0.insert(token.clone(), promise);
+        tokens.promises.insert(token.clone(), promise);
         Ok(())
     }
 
     /// Takes the place of a request, to make its clone; there is none if it was not reserved, or too long ago. It is kept
     /// until every [`Place`] is dropped: a retry may take it a second time.
     pub fn take(&self, token: &RequestId, now: Instant) -> Option<Place> {
-        self.lock(now).0.get_mut(token)?.takers += 1;
+        self.lock(now).promises.get_mut(token)?.takers += 1;
         Some(Place {
             promised: Arc::clone(&self.promised),
             token: token.clone(),
@@ -113,8 +126,12 @@ impl Reservations {
     /// Gives back a place that nobody takes any more.
     pub fn release(&self, token: &RequestId, now: Instant) {
         let mut tokens = self.lock(now);
-        if tokens.0.get(token).is_some_and(|promise| promise.takers == 0) {
-            tokens.0.remove(token);
+        if tokens
+            .promises
+            .get(token)
+            .is_some_and(|promise| promise.takers == 0)
+        {
+            tokens.promises.remove(token);
         }
     }
 
@@ -123,7 +140,7 @@ impl Reservations {
     pub fn report(&self, now: Instant, figures: impl FnOnce(&Tokens) -> NodeReport) -> NodeReport {
         let tokens = self.lock(now);
         NodeReport {
-            reservations: u16::try_from(tokens.0.len()).unwrap_or(u16::MAX),
+            reservations: u16::try_from(tokens.promises.len()).unwrap_or(u16::MAX),
             ..figures(&tokens)
         }
     }
@@ -131,7 +148,7 @@ impl Reservations {
     fn lock(&self, now: Instant) -> MutexGuard<'_, Tokens> {
         let mut tokens = lock(&self.promised);
         tokens
-            .0
+            .promises
             .retain(|_, promise| promise.takers > 0 || promise.until > now);
         tokens
     }
@@ -140,15 +157,22 @@ impl Reservations {
 impl Tokens {
     /// Returns whether the clone of this request is counted here, and so not by the figures.
     pub fn contains(&self, token: &RequestId) -> bool {
-        self.0.contains_key(token)
+        self.promises.contains_key(token)
     }
 
-    fn admit(&self, clone: Demand, at_most: Option<Share>, report: &NodeReport) -> Result<Offered, Refused> {
-        let promised = self.0.values().map(|promise| promise.demand).sum();
-        let predicted = predict(report, promised, clone, 1);
+    fn admit(
+        &self,
+        clone: Demand,
+        expected: u32,
+        at_most: Option<Share>,
+        report: &NodeReport,
+    ) -> Result<Offered, Refused> {
+        let promised: Demand = self.promises.values().map(|promise| promise.demand).sum();
+        let predicted = predict(report, promised, clone, 1 + expected);
         let offered = Offered {
             predicted,
-            limit: predict(report, promised, clone, 1 + GRACE).cost(),
+            limit: predict(report, promised, clone, 1 + expected + GRACE).cost(),
+            taken: u32::from(report.clones).saturating_add(promised.clones),
         };
         let cost = predicted.cost();
         let outpaced = at_most
@@ -164,10 +188,10 @@ impl Tokens {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut tokens = lock(&self.promised);
-        if let Some(promise) = tokens.0.get_mut(&self.token) {
+        if let Some(promise) = tokens.promises.get_mut(&self.token) {
             promise.takers = promise.takers.saturating_sub(1);
             if promise.takers == 0 {
-                tokens.0.remove(&self.token);
+                tokens.promises.remove(&self.token);
             }
         }
     }
@@ -180,6 +204,9 @@ fn lock(promised: &Mutex<Tokens>) -> MutexGuard<'_, Tokens> {
 
 /// A reservation that nobody takes goes after this: whoever made it is gone, or went elsewhere.
 pub const TTL: Duration = Duration::from_secs(30);
+
+/// Two round trips within a site: by then an offer has become a reservation here, or elsewhere.
+pub const MOMENT: Duration = Duration::from_millis(2);
 
 /// So many clones may come in between an offer and its reservation; with fewer there are more retries, with more less balance.
 pub const GRACE: u32 = 2;

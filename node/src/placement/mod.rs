@@ -7,13 +7,15 @@
 //! 2. **Freshness** is part of the filter, and never of the order. Who names a time gets a node that has precisely that
 //!    snapshot. Else a node is eligible if its newest snapshot is at most one period of the resource's `cron` older than the
 //!    newest on any node that answers. A node that is down keeps nobody from what the others have.
-//! 3. **Order**: by [`Prediction::cost`], the dominant share the node would have with the clone, all that is promised
-//!    counted: the reservations it has told of, and the debits of the asking node ([`Debits`]). Ties are random. A node that
-//!    has missed a digest counts as busier. A clone that waits there warm costs nothing.
+//! 3. **Order**: by [`Prediction::cost`], how busy the node would be with the clone, all that is promised counted: the
+//!    reservations it has told of, what this node has placed there since, and what its last offer has shown that others have
+//!    ([`Debits`]). Ties are random. A node that has missed a digest counts as busier. A clone that waits there warm costs
+//!    nothing.
 //! 4. **Shortlist** ([`Ranking::shortlist`]): 3 random ones of the best max(5, N/4) of the N eligible; all if they are at
 //!    most 5. What is known of others is always a little old, and if everybody went for the best, everybody would choose
 //!    the same node.
-//! 5. **Offers** ([`Choice`]): the 3 are asked in parallel how busy they would be, promises included.
+//! 5. **Offers** ([`Choice`]): the 3 are asked in parallel how busy they would be, promises included, and half of the offers
+//!    they have made in the last moment: who asks at the same time may be about to come.
 //! 6. **Reservation** ([`crate::reserve`]): at the cheapest, which refuses if it has no room any more, or if it has come to
 //!    cost more than 2 further clones would have made of its offer. A refusal says what it costs now. After 3 tries any
 //!    node with room will do, those that offered first, then the others in their order. If there is none, every node is
@@ -128,7 +130,7 @@ pub fn rank<'a>(
     let mut ineligible = Vec::new();
     for known in &nodes {
         let node = known.node.clone();
-        let predicted = known.predict(wish, 1);
+        let predicted = known.predict(wish);
         match (predicted, known.reason(wish, newest)) {
             (Some(predicted), None) => eligible.push((known.order(wish), Ranked { node, predicted })),
             (predicted, reason) => ineligible.push(Rejected {
@@ -191,16 +193,16 @@ impl Known<'_> {
         self.debits + wish.clone.times(report.reservations.into())
     }
 
-    fn predict(&self, wish: &Wish, more: u32) -> Option<Prediction> {
+    fn predict(&self, wish: &Wish) -> Option<Prediction> {
         let (report, _) = self.report?;
-        let more = if self.has_warm { 0 } else { more };
+        let more = if self.has_warm { 0 } else { 1 };
         Some(predict(report, self.promised(report, wish), wish.clone, more))
     }
 
     fn order(&self, wish: &Wish) -> Share {
         let is_overdue = self.report.is_none_or(|(_, age)| age > LATE_DIGEST);
         let cost = self
-            .predict(wish, 0)
+            .predict(wish)
             .map_or(Share(u32::MAX), |predicted| predicted.cost());
         if is_overdue { cost + LATENESS } else { cost }
     }

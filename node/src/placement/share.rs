@@ -130,13 +130,14 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// Returns what nodes are compared by: the dominant share, and on top of it that of the clones.
+    /// Returns what nodes are compared by: the share of the clones, and what the dominant share has above a half.
     ///
-    /// The dominant share alone would not do. Where it is a measured one, as the load or a pool that is half full of bases,
-    /// it does not move when a clone is promised, and moves late when one runs: until it did, everybody would choose the
-    /// one node that is a little less busy. The count of clones moves at once and exactly.
+    /// The dominant share alone would not do. Where it is a measured one, as the load or a pool that is filled with bases, it
+    /// does not move when a clone is promised, and moves late when one runs; until it did, everybody would choose the one
+    /// node that is a little less busy. The count of clones moves at once and exactly. And of two nodes that are both half
+    /// empty neither is the better place: there clones spread by the size of the nodes.
     pub fn cost(&self) -> Share {
-        self.share + self.crowding
+        Share(self.share.0.saturating_sub(COMFORTABLE.0)) + self.crowding
     }
 }
 
@@ -190,5 +191,7 @@ fn soft_cap(report: &NodeReport, clone: Demand) -> u64 {
     by_pool.min(by_memory).max(1)
 }
 
+/// Up to a half, no share of a node is a reason to prefer another.
+const COMFORTABLE: Share = Share(500_000);
 const MIB: u64 = 1 << 20;
 const MILLION: u32 = 1_000_000;
