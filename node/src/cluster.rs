@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -157,7 +157,6 @@ impl Cluster {
             pulling: Mutex::default(),
             revoked: Mutex::new(files.revoked()?),
             is_draining: AtomicBool::new(files.is_draining()?),
-            reservations: AtomicU16::new(0),
             changed: Notify::new(),
             files,
         });
@@ -219,14 +218,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Notes how many places are promised and not yet taken.
-    pub fn set_reservations(&self, count: usize) {
-        let count = u16::try_from(count).unwrap_or(u16::MAX);
-        if self.board.reservations.swap(count, Ordering::Relaxed) != count {
-            self.look_again();
-        }
-    }
-
     /// Makes a user's certificates good for nothing, at all nodes before long.
     pub fn revoke(&self, user: &UserName) -> io::Result<()> {
         self.board.revoke(&BTreeSet::from([user.clone()]))
@@ -265,11 +256,8 @@ impl Cluster {
             seen.digest = Some(Heard { digest, at: now });
             is_news
         });
-        self.report.send_if_modified(|said| {
-            let is_news = said.as_ref() != Some(&report);
-            *said = Some(report);
-            is_news
-        });
+        // Also when it is the same: that it was looked at is news.
+        self.report.send_replace(Some(report));
     }
 
     /// Says what this node has; returns the catalog of it.
@@ -370,7 +358,6 @@ pub(crate) struct Board {
     pulling: Mutex<BTreeSet<NodeName>>,
     revoked: Mutex<BTreeSet<UserName>>,
     is_draining: AtomicBool,
-    reservations: AtomicU16,
     /// Something that this node says of itself may have changed.
     changed: Notify,
     pub(crate) files: Files,

@@ -8,6 +8,7 @@
 //! - [`reconcile`], [`retention`], [`schedule`]: pure policy, and the clock that calls it
 //! - [`state`], [`invites`], [`enrol`]: who is who
 //! - [`server`], [`requests`], [`tunnel`], [`relay_program`]: what peers may ask
+//! - [`peers`]: what this node asks of the others
 //! - [`placement`], [`reserve`]: where a clone is made; pure
 //! - [`gossip`]: who is in the cluster and how each node is: sans-io, and the driver that gives it packets and time
 //! - [`catalog`], [`cluster`]: what the nodes tell each other, and what this one believes of them
@@ -29,6 +30,7 @@ pub mod instance;
 pub mod invites;
 pub mod machine;
 pub mod node;
+pub mod peers;
 pub mod placement;
 pub mod quantity;
 pub mod reconcile;
@@ -53,6 +55,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{Local, Utc};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
@@ -67,6 +71,9 @@ use crate::gossip::links::Links;
 use crate::invites::Invites;
 use crate::machine::Figures;
 use crate::node::Node;
+use crate::peers::Peers;
+use crate::requests::{Located, Placing};
+use crate::reserve::Reservations;
 use crate::resource::watch::Watched;
 use crate::runtime::Runtime;
 use crate::runtime::docker::Docker;
@@ -176,7 +183,7 @@ pub async fn serve_watched(
         storage,
         runtime,
         figures,
-        gossip,
+        mut gossip,
     } = parts;
     let (stop, stopping) = watch::channel(false);
     let inventory = storage.inventory().await?;
@@ -197,6 +204,7 @@ pub async fn serve_watched(
     let contacts = cluster::remembered(state.path()).context("read where the other nodes are")?;
     let contacts = addresses::of_others(&contacts).await;
     let own_thread = gossip.own_thread;
+    let rng = StdRng::from_rng(&mut gossip.rng);
     let (cluster, driver) = Cluster::open(
         state.path(),
         membership.identity.cluster().clone(),
@@ -205,10 +213,17 @@ pub async fn serve_watched(
         config.network_address.with_port(port),
         gossip,
     )?;
+    let endpoint = transport::server_endpoint(socket, &membership.identity)?;
+    let certified = watch::Sender::new(membership.identity.clone());
+    let peers = Peers::new(endpoint.clone(), certified.subscribe(), cluster.watch());
     let node = Arc::new(Node {
         name: config.node_name.clone(),
         address: config.network_address.with_port(port),
-        certified: watch::Sender::new(membership.identity.clone()),
+        peers: Arc::new(peers),
+        reservations: Reservations::default(),
+        placing: Placing::new(rng),
+        located: Located::default(),
+        certified,
         is_measured: AtomicBool::new(true),
         figures,
         cluster,
@@ -226,7 +241,6 @@ pub async fn serve_watched(
     });
     let stopped_clones = node.put_right(Utc::now()).await;
 
-    let endpoint = transport::server_endpoint(socket, &node.identity)?;
     let links = Links::new(endpoint.clone(), node.certified.subscribe());
     namesake::refuse(&links, &contacts, &node.name, address).await?;
     report::tell(&node, &mut report::Resources::default());
@@ -239,6 +253,7 @@ pub async fn serve_watched(
         tokio::spawn(Arc::clone(&node).watch_ends()),
         tokio::spawn(report::keep_telling(Arc::clone(&node))),
         tokio::spawn(node.cluster.clone().keep_addresses()),
+        tokio::spawn(requests::take_back_strays(Arc::clone(&node))),
         tokio::spawn(images::keep_present(
             Arc::clone(&node.runtime),
             node.catalogue.clone(),

@@ -123,8 +123,8 @@ pub enum Request {
         snapshot: SnapshotTime,
     },
     /// Keep room for one more clone of this, for a while. Only nodes may ask, and it is always this node alone. Answer:
-    /// [`Answer::Offered`], with what was reserved, or refused as full. The [`Request::CreateClone`] of the same request id
-    /// takes it.
+    /// [`Answer::Reserved`], or [`Answer::Offered`] with what it costs now if that is more than `at_most`. The
+    /// [`Request::CreateClone`] of the same request id takes it.
     Reserve {
         /// What the clone will be of.
         resource: ResourceName,
@@ -132,7 +132,7 @@ pub enum Request {
         snapshot: SnapshotTime,
         /// The clone's request; the same again is the same reservation.
         request_id: RequestId,
-        /// Refuse when the load, as [`Offered::load`] counts it, would be above this.
+        /// Do not when it costs more than this, as nodes compare places; at any cost when infinite.
         at_most: f64,
     },
 }
@@ -221,7 +221,14 @@ pub enum Answer {
     Drained,
     Revoked,
     Found(Option<CloneView>),
-    Offered(Offered),
+    Offered {
+        offered: Offered,
+        /// The share of the clones alone that are sensible for its size, with the one asked for: 1 is all of them.
+        crowding: f64,
+        /// How many clones it has, promised ones included.
+        clones: u32,
+    },
+    Reserved,
 }
 
 /// A node that did not answer, so that what it has is not in the answer.
@@ -240,7 +247,7 @@ pub struct Offered {
     pub load: f64,
     /// What that is a share of.
     pub bottleneck: Bottleneck,
-    /// How much of it one clone takes.
+    /// How much one further clone would add to what nodes compare places by.
     pub per_clone: f64,
 }
 

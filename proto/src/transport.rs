@@ -394,9 +394,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TransportError> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain(), private_key(identity))
         .map_err(TransportError::Tls)?;
-    tls.alpn_protocols = Purpose::ALL
-        .map(|purpose| purpose.alpn().to_vec())
-        .to_vec();
+    tls.alpn_protocols = Purpose::ALL.map(|purpose| purpose.alpn().to_vec()).to_vec();
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     let crypto = QuicServerConfig::try_from(tls)

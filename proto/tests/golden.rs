@@ -287,7 +287,8 @@ fn name_of_answer(answer: &Answer) -> &'static str {
         Answer::Drained => "Answer::Drained",
         Answer::Revoked => "Answer::Revoked",
         Answer::Found(_) => "Answer::Found",
-        Answer::Offered(_) => "Answer::Offered",
+        Answer::Offered { .. } => "Answer::Offered",
+        Answer::Reserved => "Answer::Reserved",
     }
 }
 
@@ -381,7 +382,12 @@ fn answers() -> Vec<Answer> {
         Answer::Drained,
         Answer::Revoked,
         Answer::Found(Some(view)),
-        Answer::Offered(offered),
+        Answer::Offered {
+            offered,
+            crowding: 0.125,
+            clones: 12,
+        },
+        Answer::Reserved,
     ]
 }
 

@@ -76,6 +76,8 @@ pub enum Reason {
     },
     /// It did not answer in time when it was asked.
     NoAnswer,
+    /// It said so itself, in these words.
+    Said(String),
 }
 
 impl fmt::Display for Reason {
@@ -110,6 +112,7 @@ impl fmt::Display for Reason {
             ),
             Self::Outpaced { .. } => f.write_str("others were quicker to take the place"),
             Self::NoAnswer => f.write_str("did not answer in time"),
+            Self::Said(words) => f.write_str(words),
         }
     }
 }
