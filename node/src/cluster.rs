@@ -265,11 +265,8 @@ impl Cluster {
             seen.digest = Some(Heard { digest, at: now });
             is_news
         });
-        self.report.send_if_modified(|said| {
-            let is_news = said.as_ref() != Some(&report);
-            *said = Some(report);
-            is_news
-        });
+        // Also when it is the same: that it was looked at is news.
+        self.report.send_replace(Some(report));
     }
 
     /// Says what this node has; returns the catalog of it.

@@ -94,8 +94,9 @@ fn report(node: &Node, catalog: &Catalog) -> NodeReport {
         flags: NodeFlags {
             draining: node.cluster.is_draining(),
             full: room.free_bytes < room.total_bytes / FULL,
-            // A pool that does not even say how large it is.
-            read_only: !node.is_measured.load(Ordering::Relaxed),
+            // No backend says so before it fails to make a clone.
+            read_only: false,
+            stale: !node.is_measured.load(Ordering::Relaxed),
         },
         catalog_version: catalog.version.number,
         catalog_hash: catalog.hash,
