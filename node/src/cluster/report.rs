@@ -23,6 +23,7 @@ pub async fn keep_telling(node: Arc<Node>) {
     loop {
         tell(&node, &mut resources);
         tokio::select! {
+            biased;
             () = node.cluster.board.changed.notified() => {}
             () = node.clones.changed() => {}
             () = node.bases.changed() => {}
