@@ -98,7 +98,6 @@ impl Reservations {
     ) -> Result<(), Refused> {
         let until = now + TTL;
         let mut tokens = self.lock(now);
-        tokens.offers.pop_front();
         if let Some(promise) = tokens.promises.get_mut(token) {
             promise.until = until;
             return Ok(());
