@@ -263,6 +263,19 @@ fn the_share_is_that_of_the_bottleneck() {
 }
 
 #[test]
+fn below_a_half_the_count_of_clones_decides_and_above_it_the_bottleneck() {
+    let fact = |number, clones, pool_free_mib| {
+        Fact::says(number, |report| {
+            report.clones = clones;
+            report.pool_free_mib = pool_free_mib * GIB;
+        })
+    };
+    let best = |facts: [Fact; 2]| eligible(&ranked(&facts, &wish(), 0))[0].to_owned();
+    assert_eq!(best([fact(1, 11, 1900), fact(2, 10, 1100)]), "node2");
+    assert_eq!(best([fact(1, 11, 1900), fact(2, 10, 500)]), "node1");
+}
+
+#[test]
 fn a_node_that_missed_a_digest_comes_after_the_others_and_a_warm_clone_before_them() {
     let late = Fact {
         age: Duration::from_secs(40),
