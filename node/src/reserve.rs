@@ -87,7 +87,7 @@ impl Reservations {
     /// Promises a place for `clone` to the request `token`, for [`TTL`], unless there is no room, or the node has come to cost
     /// more than `at_most`. The same token again has its place already, and keeps it for longer.
     ///
-    /// What was promised was predicted from figures of this very moment.
+    /// `figures` are those of this very moment, see above.
     pub fn reserve(
         &self,
         token: &RequestId,
@@ -98,7 +98,6 @@ impl Reservations {
     ) -> Result<(), Refused> {
         let until = now + TTL;
         let mut tokens = self.lock(now);
-        tokens.offers.pop_front();
         if let Some(promise) = tokens.promises.get_mut(token) {
             promise.until = until;
             return Ok(());

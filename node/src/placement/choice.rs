@@ -122,8 +122,8 @@ impl Choice {
         self.chosen = Some(bid.node.clone());
     }
 
-    /// Returns where to reserve next: [`TRIES`] times at the cheapest of those that offered, at what it offered; then at any,
-    /// at any cost. There are no more than [`TRIES`] and the number of nodes.
+    /// Returns where to reserve next: 3 times at the cheapest of those that offered, at what it offered; then at any,
+    /// at any cost. There are no more than the number of nodes and 3.
     pub fn next_bid(&mut self) -> Option<Bid> {
         let remaining = || {
             self.candidates

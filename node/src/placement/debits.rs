@@ -72,18 +72,17 @@ impl Debits {
     /// Returns what is placed on a node and not in `digest`, the newest of it that is known here.
     pub fn pending(&self, digest: &NodeDigest, now: Instant) -> Demand {
         let version = digest.version();
-        let debits = self.placed.get(&digest.node).into_iter().flatten();
-        let debits = debits.filter(|debit| debit.seen.is_live(version, now));
-        let sum = |debits: &mut dyn Iterator<Item = &Debit>| debits.map(|debit| debit.demand).sum();
         let offered = self.offered.get(&digest.node);
-        match offered.filter(|heard| heard.seen.is_live(version, now)) {
-            None => sum(&mut { debits }),
-            Some(heard) => {
-                let told = u32::from(digest.report.clones) + u32::from(digest.report.reservations);
-                let since: Demand = sum(&mut debits.filter(|debit| debit.seen.at > heard.seen.at));
-                heard.clone.times(heard.taken.saturating_sub(told)) + since
-            }
-        }
+        let offered = offered.filter(|heard| heard.seen.is_live(version, now));
+        let debits = self.placed.get(&digest.node).into_iter().flatten();
+        let placed: Demand = debits
+            .filter(|debit| debit.seen.is_live(version, now))
+            .filter(|debit| offered.is_none_or(|heard| heard.seen.at < debit.seen.at))
+            .map(|debit| debit.demand)
+            .sum();
+        let told = u32::from(digest.report.clones) + u32::from(digest.report.reservations);
+        let beyond = |heard: &Heard| heard.clone.times(heard.taken.saturating_sub(told));
+        placed + offered.map(beyond).unwrap_or_default()
     }
 
     /// Forgets what `digest` has shown to be told.
