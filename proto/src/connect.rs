@@ -19,8 +19,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, SignatureScheme};
 use tokio::task::JoinSet;
 
-use crate::identity::{Identity, IdentityError, cluster_of, fingerprint, node_dns_name, rfc3339};
-use crate::name::ClusterId;
+use crate::identity::{
+    Identity, IdentityError, Subject, cluster_of, fingerprint, node_dns_name, peer_of, rfc3339,
+};
+use crate::name::{ClusterId, NodeName};
 use crate::token::Token;
 use crate::transport::{Close, PROVIDER, Purpose, opened, private_key, roots};
 
@@ -42,6 +44,36 @@ pub async fn connect(
         purpose,
     )
     .await
+}
+
+/// Connects to whichever of `addresses` answers first, the earlier ones with a head start, and returns also which one that
+/// is. Or else why each of them does not.
+pub async fn connect_to_any(
+    endpoint: &Endpoint,
+    identity: &Identity,
+    addresses: &[String],
+    purpose: Purpose,
+) -> Result<(Connection, String), Vec<(String, ConnectError)>> {
+    let attempts = addresses.iter().cloned().map(|address| {
+        let (endpoint, identity) = (endpoint.clone(), identity.clone());
+        async move {
+            match connect(&endpoint, &identity, &address, purpose).await {
+                Ok(connection) => Ok((connection, address)),
+                Err(error) => Err((address, error)),
+            }
+        }
+    });
+    race(attempts.collect()).await
+}
+
+/// Returns which node is at the other end, by its certificate.
+pub fn node_at(connection: &Connection) -> Option<NodeName> {
+    let chain = connection.peer_identity()?;
+    let chain = chain.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    match peer_of(chain.first()?).ok()?.subject {
+        Subject::Node(name) => Some(name),
+        Subject::User(_) | Subject::Admin(_) | Subject::Relay { .. } => None,
+    }
 }
 
 /// Connects to a node of the cluster that an invite is from, by whichever of the invite's addresses answers first.
@@ -228,8 +260,8 @@ pub fn explain(address: &str, error: ConnectionError) -> ConnectError {
     }
 }
 
-/// Starts the attempts in their order, [`STAGGER`] apart or as soon as one has failed. The first to succeed wins and the others are
-/// dropped; when all have failed, returns why.
+/// Starts the attempts in their order, [`STAGGER`] apart (the later ones [`LATER_STAGGER`]) or as soon as one has failed. The
+/// first to succeed wins and the others are dropped; when all have failed, returns why.
 pub(crate) async fn race<T, E, F>(attempts: Vec<F>) -> Result<T, Vec<E>>
 where
     T: Send + 'static,
@@ -239,10 +271,17 @@ where
     let mut waiting = attempts.into_iter();
     let mut running = JoinSet::new();
     let mut errors = Vec::new();
+    let mut started = 0;
     loop {
         if let Some(attempt) = waiting.next() {
             running.spawn(attempt);
+            started += 1;
         }
+        let stagger = if started <= IN_LINE {
+            STAGGER
+        } else {
+            LATER_STAGGER
+        };
         tokio::select! {
             ended = running.join_next() => match ended {
                 Some(Ok(Ok(winner))) => return Ok(winner),
@@ -250,7 +289,7 @@ where
                 Some(Err(_)) => {} // an attempt that panicked has said so by itself
                 None => return Err(errors),
             },
-            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => {}
+            () = tokio::time::sleep(stagger), if waiting.len() > 0 => {}
         }
     }
 }
@@ -518,3 +557,7 @@ fn unix_time(time: UnixTime) -> String {
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// A head start over the next address, as RFC 8305 has it: the first is the best one when it answers.
 const STAGGER: Duration = Duration::from_millis(250);
+/// Where so many have not answered something is wrong with more than one node, and politeness only costs time: of eight
+/// addresses the last is tried within a second.
+const IN_LINE: usize = 3;
+const LATER_STAGGER: Duration = Duration::from_millis(40);
