@@ -295,7 +295,7 @@ where
 }
 
 /// Returns the error that says most about why none of `addresses` was reached.
-pub(crate) fn most_telling(mut errors: Vec<ConnectError>, addresses: &[String]) -> ConnectError {
+pub fn most_telling(mut errors: Vec<ConnectError>, addresses: &[String]) -> ConnectError {
     if errors.is_empty() {
         return ConnectError::NoAddress;
     }
