@@ -25,8 +25,8 @@ use crate::words::Words;
 pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking for the resources");
     let reached = context.reach().await?;
+    context.output.doing("asking for the resources");
     let asked = ask_all(
         &reached,
         &words,
@@ -63,8 +63,8 @@ pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) 
 pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking for the snapshots");
     let reached = context.reach().await?;
+    context.output.doing("asking for the snapshots");
     let resource: Option<ResourceName> = words.subject.as_deref().map(str::parse).transpose()?;
     let ask = async |cluster: &Cluster| cluster.snapshots(resource.clone()).await;
     let mut views: Vec<SnapshotView> = ask_all(&reached, &words, ask, |view| &view.node).await?;
@@ -103,8 +103,8 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
 pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking for the clones");
     let reached = context.reach().await?;
+    context.output.doing("asking for the clones");
     let whose = match arguments.all {
         true => Whose::Everybodys,
         false => Whose::OursOrNamed,
