@@ -75,6 +75,7 @@ impl<'a> Context<'a> {
 
     /// Reaches one node of each cluster, and has it tell beside all else which nodes there are.
     pub async fn reach(&self) -> Result<Reached, Failure> {
+        self.output.doing("reaching a node");
         let reached = self.origins()?.reach().await?;
         for silent in &reached.silent {
             self.output.warn(&silent.reason);

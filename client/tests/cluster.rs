@@ -3,138 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Output;
+mod fake;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
-use quinn::{RecvStream, SendStream};
 use zdap::cluster::Cluster;
-use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
-use zdap_proto::identity::{ClusterCa, Identity, Subject};
-use zdap_proto::message::{Answer, Call, CloneState, CloneView, NodeState, NodeView, Reply, Request, Stages};
+use zdap_proto::identity::ClusterCa;
+use zdap_proto::message::{Answer, Reply, Request, Stages};
 use zdap_proto::refusal::{Refusal, RefusalKind};
-use zdap_proto::transport::{accept, bind, client_endpoint, handshake, server_endpoint};
+use zdap_proto::transport::client_endpoint;
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// What a node says to a request; none: nothing at all.
-type Says = Arc<dyn Fn(Request) -> Option<Reply> + Send + Sync>;
-
-/// A node's process; dropping it kills it: no farewell is sent.
-struct Process {
-    runtime: Option<tokio::runtime::Runtime>,
-    address: String,
-    asked: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Process {
-    fn start(ca: &ClusterCa, name: &str, says: Says) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let subject = Subject::Node(name.parse().unwrap());
-        let (identity, cluster) = (
-            ca.identity(&subject, DAY, Utc::now()).unwrap(),
-            ca.cluster().clone(),
-        );
-        let socket = bind(any_port()).unwrap();
-        let address = socket.local_addr().unwrap().to_string();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let noted = asked.clone();
-        runtime.spawn(async move {
-            let endpoint = server_endpoint(socket, &identity).unwrap();
-            while let Some(connecting) = accept(&endpoint).await {
-                let (cluster, noted, says) = (cluster.clone(), noted.clone(), says.clone());
-                tokio::spawn(async move {
-                    let Ok(accepted) = handshake(connecting, &cluster).await else {
-                        return;
-                    };
-                    while let Ok((send, recv)) = accepted.connection.accept_bi().await {
-                        tokio::spawn(answer(noted.clone(), says.clone(), send, recv));
-                    }
-                });
-            }
-        });
-        Self {
-            runtime: Some(runtime),
-            address,
-            asked,
-        }
-    }
-
-    fn asked(&self) -> Vec<Request> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-async fn answer(noted: Arc<Mutex<Vec<Request>>>, says: Says, mut send: SendStream, mut recv: RecvStream) {
-    let Ok(Call { request, .. }) = frame::read(&mut recv, REQUEST_CAP).await else {
-        return;
-    };
-    noted.lock().unwrap().push(request.clone());
-    match says(request) {
-        Some(reply) => frame::write(&mut send, &reply, REPLY_CAP).await.unwrap(),
-        None => std::future::pending().await,
-    }
-}
-
-fn any_port() -> SocketAddr {
-    "127.0.0.1:0".parse().unwrap()
-}
-
-fn ca() -> ClusterCa {
-    ClusterCa::found(Utc::now()).unwrap()
-}
-
-fn ada(ca: &ClusterCa) -> Arc<Identity> {
-    let subject = Subject::User("ada@laptop".parse().unwrap());
-    Arc::new(ca.identity(&subject, DAY, Utc::now()).unwrap())
-}
-
-fn view(name: &str, address: &str) -> NodeView {
-    NodeView {
-        name: name.parse().unwrap(),
-        address: address.to_owned(),
-        state: NodeState::Alive,
-        generation: 1,
-        clones: 0,
-        snapshots: 0,
-        free_bytes: 1 << 30,
-        total_bytes: 2 << 30,
-        available_memory_bytes: 1 << 30,
-        total_memory_bytes: 2 << 30,
-        load: 0.25,
-        resources: vec!["orders".parse().unwrap()],
-        version: "0.1.0".to_owned(),
-    }
-}
+use crate::fake::{Process, Says, ada, any_port, ca, clone_view, keep, no_nodes, view, zdap};
 
 fn created() -> Reply {
     Reply::Done(Answer::Created {
-        clone: CloneView {
-            id: "orders-k3v9x2mq".parse().unwrap(),
-            resource: "orders".parse().unwrap(),
-            node: "db2".parse().unwrap(),
-            owner: "ada@laptop".parse().unwrap(),
-            snapshot: "2026-11-22T04:00:00Z".parse().unwrap(),
-            created_at: "2026-11-22T13:39:25Z".parse().unwrap(),
-            state: CloneState::Ready,
-            pooled: false,
-            expires_at: None,
-        },
+        clone: clone_view("db2"),
         stages: Stages::default(),
         considered: Vec::new(),
     })
@@ -142,10 +26,6 @@ fn created() -> Reply {
 
 fn unavailable() -> Reply {
     Reply::Refused(Refusal::new(RefusalKind::Unavailable, "the node is stopping"))
-}
-
-fn no_nodes() -> Reply {
-    Reply::Done(Answer::Nodes(Vec::new()))
 }
 
 fn is_clone(request: &Request) -> bool {
@@ -275,8 +155,7 @@ async fn all_nodes_are_learned_from_one_and_any_of_them_serves_from_then_on() {
     let second = Process::start(&ca, "db2", says());
     *views.lock().unwrap() = vec![view("db1", &first.address), view("db2", &second.address)];
     let home = tempfile::tempdir().unwrap();
-    let clusters = home.path().join("clusters").join(ca.cluster().as_str());
-    ada(&ca).save(&clusters).unwrap();
+    keep(home.path(), &ada(&ca));
 
     let added = zdap(home.path(), &["add", "origin", &first.address, "--json"]).await;
     let added: serde_json::Value = serde_json::from_slice(&added.stdout).unwrap();
@@ -317,12 +196,4 @@ async fn all_nodes_are_learned_from_one_and_any_of_them_serves_from_then_on() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains(&gone) && text.contains(&second_address), "{text}");
-}
-
-async fn zdap(home: &Path, arguments: &[&str]) -> Output {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_zdap"));
-    command.args(arguments).env_clear().env("ZDAP_HOME", home);
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
 }

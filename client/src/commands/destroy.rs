@@ -20,8 +20,8 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<()
     let words = Words::parse(&arguments.words)?;
     let subject = words.subject()?.to_owned();
     let output = context.output;
-    output.doing(format!("looking for clones of `{subject}`"));
     let reached = context.reach().await?;
+    output.doing(format!("looking for clones of `{subject}`"));
     let (found, silent) = find_clones(&reached, &words, Whose::OursOrNamed).await?;
     if found.is_empty() {
         return Err(no_clone(&words, &silent));

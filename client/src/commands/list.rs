@@ -25,8 +25,8 @@ use crate::words::Words;
 pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking for the resources");
     let reached = context.reach().await?;
+    context.output.doing("asking for the resources");
     let asked = ask_all(
         &reached,
         &words,
@@ -36,12 +36,13 @@ pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) 
     let mut views: Vec<ResourceView> = asked.await?;
     views.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
     views.dedup_by(|a, b| (&a.node, &a.name) == (&b.node, &b.name));
-    let known: BTreeSet<String> = views.iter().flat_map(names_of).collect();
     views.retain(|view| scope.has(&view.name, None));
     scope.tell_hidden(context);
     if views.is_empty() {
         let hint = "an administrator describes them in files on a node";
-        scope.tell_empty(context, arguments, "resources", hint, || known);
+        scope
+            .tell_empty(context, arguments, &reached, "resources", hint)
+            .await;
     }
     show(context, arguments.format, &views, |view| {
         let alias = view.alias.as_ref().map(|alias| format!(" ({alias})"));
@@ -62,8 +63,8 @@ pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) 
 pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking for the snapshots");
     let reached = context.reach().await?;
+    context.output.doing("asking for the snapshots");
     let resource: Option<ResourceName> = words.subject.as_deref().map(str::parse).transpose()?;
     let ask = async |cluster: &Cluster| cluster.snapshots(resource.clone()).await;
     let mut views: Vec<SnapshotView> = ask_all(&reached, &words, ask, |view| &view.node).await?;
@@ -79,9 +80,10 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
     });
     scope.tell_hidden(context);
     if views.is_empty() {
-        let known = resource_names(&reached).await?;
         let hint = "an administrator makes one on a node: `zdapd create snap RES`";
-        scope.tell_empty(context, arguments, "snapshots", hint, || known);
+        scope
+            .tell_empty(context, arguments, &reached, "snapshots", hint)
+            .await;
     }
     show(context, arguments.format, &views, |view| {
         let clones = match view.clones {
@@ -101,8 +103,8 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
 pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking for the clones");
     let reached = context.reach().await?;
+    context.output.doing("asking for the clones");
     let whose = match arguments.all {
         true => Whose::Everybodys,
         false => Whose::OursOrNamed,
@@ -123,9 +125,10 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
     });
     scope.tell_hidden(context);
     if found.is_empty() {
-        let known = resource_names(&reached).await?;
         let hint = "`zdap attach RES` or `zdap clone RES` makes one";
-        scope.tell_empty(context, arguments, "clones", hint, || known);
+        scope
+            .tell_empty(context, arguments, &reached, "clones", hint)
+            .await;
     }
     if arguments.format == Format::Yaml && !context.output.is_json() {
         return context.output.data(&as_services(&scope, &found).await?, &());
@@ -232,20 +235,20 @@ impl Scope {
     }
 
     /// Says that there is nothing, so that it is not taken for a failure; and of what, in case it is mistyped.
-    fn tell_empty(
+    async fn tell_empty(
         &self,
         context: &Context<'_>,
         arguments: &ListArguments,
+        reached: &Reached,
         what: &str,
         hint: &str,
-        known: impl FnOnce() -> BTreeSet<String>,
     ) {
         let is_talk = !context.output.is_json() && arguments.format != Format::Json;
         if !self.hidden.is_empty() || !is_talk {
             return;
         }
         context.output.say(&match &self.subject {
-            Some(subject) if subject.parse::<CloneId>().is_err() && !known().contains(subject) => {
+            Some(subject) if subject.parse::<CloneId>().is_err() && !is_resource(reached, subject).await => {
                 format!(
                     "there is no resource `{subject}`; `zdap list resources --all` shows those that there are"
                 )
@@ -282,18 +285,17 @@ async fn ask_all<T>(
     Ok(try_join_all(asked).await?.into_iter().flatten().collect())
 }
 
-async fn resource_names(reached: &Reached) -> Result<BTreeSet<String>, Failure> {
+/// Returns whether there is such a resource, as far as can be said.
+async fn is_resource(reached: &Reached, name: &str) -> bool {
     let asked = reached
         .clusters
         .iter()
         .map(async |cluster| cluster.resources().await);
-    let views = try_join_all(asked).await?.into_iter().flatten();
-    Ok(views.flat_map(|view| names_of(&view)).collect())
-}
-
-fn names_of(view: &ResourceView) -> Vec<String> {
-    let alias = view.alias.iter().cloned();
-    alias.chain([view.name.to_string()]).collect()
+    let is_it = |view: &ResourceView| view.name.as_str() == name || view.alias.as_deref() == Some(name);
+    match try_join_all(asked).await {
+        Ok(views) => views.iter().flatten().any(is_it),
+        Err(_) => true,
+    }
 }
 
 fn show<T: Serialize>(

@@ -26,8 +26,8 @@ struct NodeDocument<'a> {
 
 /// Shows the nodes of all clusters.
 pub(super) async fn list(context: &Context<'_>) -> Result<(), Failure> {
-    context.output.doing("asking for the nodes");
     let reached = context.reach().await?;
+    context.output.doing("asking for the nodes");
     let mut nodes = Vec::new();
     for answer in join_all(reached.clusters.iter().map(|cluster| cluster.nodes())).await {
         nodes.extend(answer?);

@@ -94,7 +94,7 @@ fn which_nodes_were_considered_is_said_when_asked() {
 #[test]
 fn with_the_only_origin_away_the_other_node_is_used_and_the_first_is_named() {
     const TEST: &str = "with_the_only_origin_away_the_other_node_is_used_and_the_first_is_named";
-    let Some(mut first) = Node::embedded(TEST, &[]) else {
+    let Some(mut first) = Node::embedded(TEST, &["orders"]) else {
         return;
     };
     let token = first.zdapd(&["token", "node"]).line();
@@ -102,24 +102,33 @@ fn with_the_only_origin_away_the_other_node_is_used_and_the_first_is_named() {
         return;
     };
     let user = User::of(&first, &["orders"]);
-    sees(&user, "resources", &["db2"]);
-    user.zdap(&["list", "nodes"]).done(); // learns where the second is
+    sees(&user, "snaps", &["db1", "db2"]);
+    let left = user.zdap(&["clone", "orders", "@db1"]).line();
     first.kill();
-    user.zdap(&["attach", "orders"]).done();
-    assert_eq!(second.clones().len(), 1);
+    let line = user.zdap(&["attach", "orders"]).line();
+    assert!(line.ends_with(" on db2"), "{line}");
     let origins = user.zdap(&["list", "origins"]).line();
-    assert!(origins.contains("could not connect"), "{origins}");
-    let said = await_until("the first is known to be away", || {
-        let said = user.zdap(&["list", "clones"]).done();
-        said.stderr
-            .contains("warning: db1 does not answer")
-            .then_some(said)
-    });
+    assert!(
+        origins.contains("could not connect") && origins.contains("alive"),
+        "{origins}"
+    );
+    let said = user.zdap(&["list", "clones"]).done();
+    assert!(
+        said.stderr.contains("warning: db1 does not answer: "),
+        "{said:#?}"
+    );
     assert!(said.stdout.starts_with("db2\n"), "{said:#?}");
     user.zdap(&["destroy", "nothing"])
         .fails(1, &["on the nodes that answered", "db1"]);
     user.zdap(&["detach", "orders"]).done();
     assert_eq!(second.clones(), [] as [&str; 0]);
+
+    first.revive();
+    await_until("the first answers again", || {
+        let clones = user.zdap(&["list", "clones", "--json"]).json();
+        (names(&clones, |clone| &clone["id"]) == [left.as_str()]).then_some(())
+    });
+    user.zdap(&["destroy", &left]).done();
 }
 
 /// Waits until the user is shown what is on these nodes.
