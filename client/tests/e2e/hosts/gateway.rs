@@ -77,9 +77,8 @@ fn a_copy_goes_on_when_the_address_of_the_machine_changes() {
     let mut stdin = copy.stdin.take().unwrap();
     for part in 0..PARTS {
         if part == PARTS / 2 {
-            let old = ada.machine.address();
+            ada.machine.lose_address(ada.machine.address());
             ada.machine.take_address("10.77.0.200");
-            ada.machine.lose_address(old);
         }
         let lines: String = (0..LINES)
             .map(|line| format!("{part} {line} {}\n", "x".repeat(100)))
@@ -98,8 +97,8 @@ fn a_copy_goes_on_when_the_address_of_the_machine_changes() {
     let mut stdout = copy.stdout.take().unwrap();
     let mut back = vec![0; 1 << 20];
     stdout.read_exact(&mut back).unwrap();
-    ada.machine.take_address("10.77.0.201");
     ada.machine.lose_address("10.77.0.200");
+    ada.machine.take_address("10.77.0.201");
     stdout.read_to_end(&mut back).unwrap();
     assert!(copy.wait().unwrap().success());
     let sent = (0..PARTS).flat_map(|part| (0..LINES).map(move |line| (part, line)));
