@@ -78,6 +78,11 @@ impl Developer {
 
     /// Starts the relay that `attach` has put into a project, as `docker compose up` would, at this port.
     pub(crate) fn relay(&self, project: &str, port: u16) -> Relay {
+        self.relay_through(project, port, None)
+    }
+
+    /// Starts it with these servers in the place of those that `attach` has written.
+    pub(crate) fn relay_through(&self, project: &str, port: u16, servers: Option<&str>) -> Relay {
         let directory = self.project(project);
         let text = fs::read_to_string(directory.join("docker-compose.override.yml")).unwrap();
         let value = |key: &str| {
@@ -90,7 +95,10 @@ impl Developer {
         command
             .env("LISTEN_PORT", port.to_string())
             .env("ZDAP_CLONE", value("ZDAP_CLONE:"))
-            .env("ZDAP_SERVERS", value("ZDAP_SERVERS:"))
+            .env(
+                "ZDAP_SERVERS",
+                servers.map_or_else(|| value("ZDAP_SERVERS:"), str::to_owned),
+            )
             .env("ZDAP_IDENTITY", directory.join(".zdap.d/orders"))
             .stderr(Stdio::null());
         self.await_listener(command.spawn().unwrap(), port)

@@ -18,26 +18,34 @@ fn a_clone_is_used_through_the_one_server_that_can_be_reached() {
     let ada = Developer::of(&network, &hosts[0]);
     let (clone, node) = ada.attach("shop", &["@db2"]);
     assert_eq!(node, "db2");
-    let direct = {
-        let _relay = ada.relay("shop", 6001);
-        throughput(&ada, 6001)
+    // In turns, since the machine does other things as well.
+    let (direct, through) = {
+        let _direct = ada.relay_through("shop", 6001, Some(&hosts[2].address()));
+        let _through = ada.relay_through("shop", 6002, Some(&hosts[0].address()));
+        let mut best = [Duration::MAX; 2];
+        for _ in 0..ROUNDS {
+            for (best, port) in best.iter_mut().zip([6001, 6002]) {
+                *best = (*best).min(read(&ada, port));
+            }
+        }
+        let rate = |time: Duration| f64::from(KIBIBYTES) / 1024.0 / time.as_secs_f64();
+        (rate(best[0]), rate(best[1]))
     };
+    eprintln!(
+        "{TEST}: {direct:.0} MiB/s directly, {through:.0} MiB/s through another node, ratio {:.2}",
+        through / direct
+    );
 
     // From home, with one open port.
     for host in &hosts[1..] {
         host.machine.cut_from(&ada.machine);
     }
     let began = Instant::now();
-    let relay = ada.relay("shop", 6002);
+    let relay = ada.relay("shop", 6003);
     eprintln!("{TEST}: the relay is ready {:?} after its start", began.elapsed());
-    let through = throughput(&ada, 6002);
-    eprintln!(
-        "{TEST}: {direct:.0} MiB/s directly, {through:.0} MiB/s through another node, ratio {:.2}",
-        through / direct
-    );
-    ada.psql(6002, &["-c", "insert into item values ('from home')"])
+    ada.psql(6003, &["-c", "insert into item values ('from home')"])
         .done();
-    let connect = ada.connect(&clone, 6003);
+    let connect = ada.connect(&clone, 6004);
     let rows = ada
         .psql(
             6003,
@@ -49,7 +57,7 @@ fn a_clone_is_used_through_the_one_server_that_can_be_reached() {
     // An attach from home works, wherever the clone goes.
     let (_, node) = ada.attach("elsewhere", &["@db1"]);
     assert_eq!(node, "db1");
-    let _elsewhere = ada.relay("elsewhere", 6004);
+    let _elsewhere = ada.relay("elsewhere", 6005);
 
     for host in &hosts[1..] {
         host.machine.heal();
@@ -111,20 +119,17 @@ fn a_copy_goes_on_when_the_address_of_the_machine_changes() {
     assert_eq!(lines.next(), None);
 }
 
-/// Returns MiB/s of reading from the database.
-fn throughput(ada: &Developer, port: u16) -> f64 {
+/// Returns how long it takes to read [`KIBIBYTES`] from the database.
+fn read(ada: &Developer, port: u16) -> Duration {
     let sql = format!("copy (select repeat('x', 1023) from generate_series(1, {KIBIBYTES})) to stdout");
-    let mut best = Duration::MAX;
-    for _ in 0..3 {
-        let began = Instant::now();
-        let mut command = ada.psql_command(port);
-        let status = command.args(["-c", &sql]).stdout(Stdio::null()).status();
-        best = best.min(began.elapsed());
-        assert!(status.unwrap().success());
-    }
-    f64::from(KIBIBYTES) / 1024.0 / best.as_secs_f64()
+    let began = Instant::now();
+    let mut command = ada.psql_command(port);
+    let status = command.args(["-c", &sql]).stdout(Stdio::null()).status();
+    assert!(status.unwrap().success());
+    began.elapsed()
 }
 
-const KIBIBYTES: u32 = 64 * 1024;
+const ROUNDS: usize = 5;
+const KIBIBYTES: u32 = 128 * 1024;
 const PARTS: usize = 100;
 const LINES: usize = 10_000;
