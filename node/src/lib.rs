@@ -43,7 +43,7 @@ pub mod state;
 pub mod storage;
 pub mod tunnel;
 
-use std::net::UdpSocket;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -53,7 +53,7 @@ use chrono::{Local, Utc};
 use tokio::sync::{Notify, watch};
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
-use zdap_proto::transport;
+use zdap_proto::transport::{self, Socket};
 
 use crate::bases::Bases;
 use crate::clones::Clones;
@@ -91,7 +91,9 @@ pub struct Parts {
     /// Its place in the cluster.
     pub membership: Membership,
     /// The UDP socket it serves.
-    pub socket: UdpSocket,
+    pub socket: Socket,
+    /// Where other nodes reach that.
+    pub address: SocketAddr,
     /// The resource files.
     pub resources: Watched,
     /// The first seam.
@@ -113,12 +115,14 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
             config.api_port
         )
     })?;
+    let address = addresses::own(&config.network_address, socket.local_addr()?.port()).await?;
     let membership = state::membership(&state, &config.node_name, join.as_ref(), Utc::now()).await?;
     match open_seams(config, &state, &membership).await {
         Ok((resources, runtime, storage)) => Ok(Parts {
             state,
             membership,
-            socket,
+            socket: socket.into(),
+            address,
             resources,
             storage,
             runtime,
@@ -169,6 +173,7 @@ pub async fn serve_watched(
         state,
         membership,
         socket,
+        address,
         resources: (watch, catalogue),
         storage,
         runtime,
@@ -190,7 +195,6 @@ pub async fn serve_watched(
     );
     let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
     let port = socket.local_addr()?.port();
-    let address = addresses::own(&config.network_address, port).await?;
     let contacts = cluster::remembered(state.path()).context("read where the other nodes are")?;
     let contacts = addresses::of_others(&contacts).await;
     let own_thread = gossip.own_thread;

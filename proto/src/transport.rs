@@ -97,6 +97,16 @@ pub enum Socket {
     Abstract(Arc<dyn AsyncUdpSocket>),
 }
 
+impl Socket {
+    /// Returns the address that it is bound to.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Udp(socket) => socket.local_addr(),
+            Self::Abstract(socket) => socket.local_addr(),
+        }
+    }
+}
+
 impl From<std::net::UdpSocket> for Socket {
     fn from(socket: std::net::UdpSocket) -> Self {
         Self::Udp(socket)
@@ -394,9 +404,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TransportError> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain(), private_key(identity))
         .map_err(TransportError::Tls)?;
-    tls.alpn_protocols = Purpose::ALL
-        .map(|purpose| purpose.alpn().to_vec())
-        .to_vec();
+    tls.alpn_protocols = Purpose::ALL.map(|purpose| purpose.alpn().to_vec()).to_vec();
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     let crypto = QuicServerConfig::try_from(tls)

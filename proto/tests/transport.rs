@@ -132,7 +132,10 @@ async fn the_gossip_is_for_nodes_only() {
     assert!(matches!(admitted, Err(AcceptError::NotANode(_))), "{admitted:?}");
     let error = connected.unwrap_err();
     assert!(
-        error.to_string().ends_with("the cluster's gossip is for nodes only") && error.is_definite(),
+        error
+            .to_string()
+            .ends_with("the cluster's gossip is for nodes only")
+            && error.is_definite(),
         "{error}"
     );
     let (node, (server, address)) = (cluster.node(), cluster.serve(&cluster.node()));
