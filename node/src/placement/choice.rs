@@ -137,7 +137,9 @@ impl Choice {
         let bid = match offers.as_slice() {
             [(candidate, offered), others @ ..] => {
                 // As long as it is no worse than the next best, another round trip would gain nothing.
-                let next = others.first().map_or(offered.limit, |(_, next)| next.predicted.cost());
+                let next = others
+                    .first()
+                    .map_or(offered.limit, |(_, next)| next.predicted.cost());
                 Bid {
                     node: candidate.node.clone(),
                     at_most: (self.tries < TRIES).then_some(next.max(offered.predicted.cost())),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use zdap_proto::message::{Answer, Request, Stages};
+use zdap_proto::message::{Answer, Request};
 use zdap_proto::name::RequestId;
 
 use crate::together::Together;
@@ -59,14 +59,11 @@ async fn a_hundred_requests_within_20_ms_at_all_nodes_spread_by_the_size_of_the_
     let most = per_weight.fold(0.0, f64::max);
     let mut placing: Vec<f64> = answers
         .iter()
-        .map(|answer| match answer {
-            Answer::Created {
-                stages: Stages {
-                    place_ms, reserve_ms, ..
-                },
-                ..
-            } => place_ms + reserve_ms,
-            other => panic!("{other:?}"),
+        .map(|answer| {
+            let Answer::Created { stages, .. } = answer else {
+                panic!("{answer:?}")
+            };
+            stages.place_ms + stages.reserve_ms
         })
         .collect();
     placing.sort_by(f64::total_cmp);
