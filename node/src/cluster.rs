@@ -92,6 +92,8 @@ pub struct GossipSetup {
     pub settings: Settings,
     /// Chance: whom it asks, and when.
     pub rng: StdRng,
+    /// By the wall clock, when it starts: what its life is called by, so that a later one is higher.
+    pub now: DateTime<Utc>,
     /// On a thread of its own, where no other work holds it up; else on the runtime that serves.
     pub own_thread: bool,
 }
@@ -101,6 +103,7 @@ impl Default for GossipSetup {
         Self {
             settings: Settings::default(),
             rng: StdRng::from_rng(&mut rand::rng()),
+            now: Utc::now(),
             own_thread: true,
         }
     }
@@ -127,10 +130,13 @@ impl Cluster {
         setup: GossipSetup,
     ) -> anyhow::Result<(Self, Driver)> {
         let GossipSetup {
-            settings, mut rng, ..
+            settings,
+            mut rng,
+            now: wall_clock,
+            ..
         } = setup;
         let files = Files::of(state_dir);
-        let epoch = next_epoch(files.generation()?, Utc::now());
+        let epoch = next_epoch(files.generation()?, wall_clock);
         files
             .write_generation(epoch)
             .context("write down that the node starts once more")?;
@@ -375,3 +381,17 @@ const PACKETS: usize = 1024;
 const LEAVING: Duration = Duration::from_secs(1);
 /// Addresses are written down at most this often.
 const WRITTEN: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_goes_up_also_when_the_clock_was_put_back() {
+        let now: DateTime<Utc> = "2026-11-22T12:00:00Z".parse().unwrap();
+        let first = next_epoch(0, now);
+        assert_eq!(i64::try_from(first).unwrap(), now.timestamp_millis());
+        assert_eq!(next_epoch(first, now - chrono::TimeDelta::days(1)), first + 1);
+        assert!(next_epoch(first, now + chrono::TimeDelta::days(1)) > first + 1);
+    }
+}

@@ -48,7 +48,7 @@ pub mod state;
 pub mod storage;
 pub mod tunnel;
 
-use std::net::UdpSocket;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -60,7 +60,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
-use zdap_proto::transport;
+use zdap_proto::transport::{self, Socket};
 
 use crate::bases::Bases;
 use crate::clones::Clones;
@@ -101,7 +101,9 @@ pub struct Parts {
     /// Its place in the cluster.
     pub membership: Membership,
     /// The UDP socket it serves.
-    pub socket: UdpSocket,
+    pub socket: Socket,
+    /// Where other nodes reach that.
+    pub address: SocketAddr,
     /// The resource files.
     pub resources: Watched,
     /// The first seam.
@@ -123,12 +125,14 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
             config.api_port
         )
     })?;
+    let address = addresses::own(&config.network_address, socket.local_addr()?.port()).await?;
     let membership = state::membership(&state, &config.node_name, join.as_ref(), Utc::now()).await?;
     match open_seams(config, &state, &membership).await {
         Ok((resources, runtime, storage)) => Ok(Parts {
             state,
             membership,
-            socket,
+            socket: socket.into(),
+            address,
             resources,
             storage,
             runtime,
@@ -179,6 +183,7 @@ pub async fn serve_watched(
         state,
         membership,
         socket,
+        address,
         resources: (watch, catalogue),
         storage,
         runtime,
@@ -200,7 +205,6 @@ pub async fn serve_watched(
     );
     let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
     let port = socket.local_addr()?.port();
-    let address = addresses::own(&config.network_address, port).await?;
     let contacts = cluster::remembered(state.path()).context("read where the other nodes are")?;
     let contacts = addresses::of_others(&contacts).await;
     let own_thread = gossip.own_thread;
@@ -241,8 +245,10 @@ pub async fn serve_watched(
     });
     let stopped_clones = node.put_right(Utc::now()).await;
 
-    let links = Links::new(endpoint.clone(), node.certified.subscribe());
-    namesake::refuse(&links, &contacts, &node.name, address).await?;
+    let links = || Links::new(endpoint.clone(), node.certified.subscribe());
+    // Not those of the gossip, which leave a node alone for a while that does not answer.
+    namesake::refuse(&links(), &contacts, &node.name, address).await?;
+    let links = links();
     report::tell(&node, &mut report::Resources::default());
     state.publish_port(port).context("write down the port")?;
     announce(&node, membership.origin);

@@ -97,6 +97,16 @@ pub enum Socket {
     Abstract(Arc<dyn AsyncUdpSocket>),
 }
 
+impl Socket {
+    /// Returns the address that it is bound to.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Udp(socket) => socket.local_addr(),
+            Self::Abstract(socket) => socket.local_addr(),
+        }
+    }
+}
+
 impl From<std::net::UdpSocket> for Socket {
     fn from(socket: std::net::UdpSocket) -> Self {
         Self::Udp(socket)

@@ -3,33 +3,31 @@
 //! The policy is [`crate::placement`]'s. Whatever is asked of another node here can be asked twice, and a clone that may
 //! have been made on a node that was lost meanwhile is taken back when that node returns.
 
+mod asking;
 mod stray;
 mod survey;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use rand::rngs::StdRng;
-use tokio::time::Instant;
-use zdap_proto::message::{Answer, CloneView, Considered, Outcome, Request, Sought, Stages};
+use tokio::time::{Instant, timeout};
+use zdap_proto::message::{Answer, CloneView, Considered, Outcome, Sought, Stages};
 use zdap_proto::name::{NodeName, RequestId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
+use self::asking::{NotMade, ask_for_offers, make, note, outpaced, reserve};
 pub use self::stray::take_back_strays;
 use self::stray::{Stray, Strays};
 use self::survey::Survey;
 use super::asker::Asker;
 use super::bidding::NotReserved;
-use super::finding::{ANSWERED, Bounded, Search, search};
+use super::finding::{Bounded, Search, search};
 use super::making::Wanted;
-use super::{Answered, Made, bidding, making, resource_named};
+use super::{Answered, bidding, making, resource_named};
 use crate::gossip::MemberState;
 use crate::node::Node;
-use crate::peers::{PeerError, Trouble};
-use crate::placement::{self, Bid, Choice, Debits, Reason};
-use crate::refuse;
-use crate::reserve::{Offered, Refused};
+use crate::placement::{self, Choice, Debits, Reason};
 
 /// What this node remembers of the clones it has placed.
 #[derive(Debug)]
@@ -37,6 +35,8 @@ pub struct Placing {
     debits: Mutex<Debits>,
     turns: Mutex<Bounded<(UserName, RequestId), Turn>>,
     strays: Strays,
+    /// Held by who chooses a node.
+    choosing: tokio::sync::Mutex<()>,
     rng: Mutex<StdRng>,
 }
 
@@ -50,6 +50,7 @@ impl Placing {
             debits: Mutex::default(),
             turns: Mutex::default(),
             strays: Strays::default(),
+            choosing: tokio::sync::Mutex::default(),
             rng: Mutex::new(rng),
         }
     }
@@ -102,12 +103,27 @@ pub(super) async fn clone(
         }
     }
 
+    let answered = place(node, asker, &wanted, pinned, began).await?;
+    *placed = view_of(&answered);
+    Ok(answered)
+}
+
+/// Chooses a node, reserves a place there, and makes the clone; on the next one if that fails.
+async fn place(
+    node: &Arc<Node>,
+    asker: &Asker,
+    wanted: &Wanted,
+    pinned: Option<NodeName>,
+    began: Instant,
+) -> Result<Answered, Refusal> {
     if node.cluster.view().members.len() == 1 {
         // What is wrong here is wrong everywhere, and is said in more words.
         let resource = resource_named(node, &wanted.resource)?;
         making::snapshot_of(node, &resource.name, wanted.snapshot)?;
     }
-    let survey = Survey::of(node, &wanted, pinned)?;
+    // One after the other: what the one before has placed, and has learned of the others, is in what the next one sees.
+    let mut choosing = timeout(IN_TURN, node.placing.choosing.lock()).await.ok();
+    let survey = Survey::of(node, wanted, pinned)?;
     let mut choice = {
         let mut rng = locked(&node.placing.rng);
         let ranking = survey.rank(&mut *rng);
@@ -132,10 +148,10 @@ pub(super) async fn clone(
                 continue;
             }
         }
-        match make(node, &bid.node, asker, &wanted).await {
+        drop(choosing.take());
+        match make(node, &bid.node, asker, wanted).await {
             Ok(mut answered) => {
                 choice.accepted(&bid);
-                *placed = view_of(&answered);
                 if let Answer::Created {
                     stages, considered, ..
                 } = &mut answered.answer
@@ -152,7 +168,7 @@ pub(super) async fn clone(
             }
             Err(NotMade { refusal, is_lost }) => {
                 if is_lost {
-                    node.placing.strays.note(Stray::new(&bid.node, &wanted));
+                    node.placing.strays.note(Stray::new(&bid.node, wanted));
                 }
                 if !refusal.kind.is_retryable() {
                     return Err(refusal);
@@ -213,165 +229,11 @@ async fn earlier(
     Ok(None)
 }
 
-/// Asks the shortlist how busy each would be, all at once.
-async fn ask_for_offers(node: &Arc<Node>, survey: &Survey, choice: &mut Choice) {
-    let asked: Vec<NodeName> = choice.to_ask().cloned().collect();
-    let offers = asked.iter().map(|at| offer(node, survey, at));
-    for (at, offer) in asked.iter().zip(join_all(offers).await) {
-        match offer {
-            Ok(offered) => {
-                note(node, survey, at, Some(offered));
-                choice.offered(at, offered);
-            }
-            Err(reason) => choice.declined(at, reason),
-        }
-    }
-}
-
-async fn offer(node: &Arc<Node>, survey: &Survey, at: &NodeName) -> Result<Offered, Reason> {
-    let snapshot = survey.snapshot_at(at).ok_or(Reason::NoSnapshot)?;
-    let resource = survey.resource.clone();
-    if *at == node.name {
-        return bidding::offer(node, &resource, snapshot);
-    }
-    let deadline = match node.peers.round_trip(at) {
-        Some(round_trip) => (3 * round_trip).max(OFFERED),
-        None => OFFERED_ANEW,
-    };
-    let request = Request::Offer { resource, snapshot };
-    let itself = node.identity.subject();
-    let answer = node.peers.ask(at, itself, &request, deadline).await;
-    let answer = answer.map_err(|error| reason(&error))?;
-    bidding::heard(&answer).ok_or_else(|| Reason::Said(Trouble::OddAnswer.to_string()))
-}
-
-async fn reserve(
-    node: &Arc<Node>,
-    survey: &Survey,
-    bid: &Bid,
-    request_id: &RequestId,
-) -> Result<(), NotReserved> {
-    let snapshot = survey
-        .snapshot_at(&bid.node)
-        .ok_or(NotReserved::Out(Reason::NoSnapshot))?;
-    let resource = survey.resource.clone();
-    if bid.node == node.name {
-        return bidding::reserve(node, &resource, snapshot, request_id, bid.at_most);
-    }
-    let request = Request::Reserve {
-        resource,
-        snapshot,
-        request_id: request_id.clone(),
-        at_most: bidding::limit(bid.at_most),
-    };
-    let itself = node.identity.subject();
-    match node.peers.ask(&bid.node, itself, &request, RESERVED).await {
-        Ok(Answer::Reserved) => Ok(()),
-        Ok(answer) => Err(match bidding::heard(&answer) {
-            Some(offered) => NotReserved::Outpaced(offered),
-            None => NotReserved::Out(Reason::Said(Trouble::OddAnswer.to_string())),
-        }),
-        Err(error) => Err(NotReserved::Out(reason(&error))),
-    }
-}
-
-/// Counts what `at` has promised, or has said to have promised others, until its digest does.
-fn note(node: &Node, survey: &Survey, at: &NodeName, offered: Option<Offered>) {
-    if *at == node.name {
-        return;
-    }
-    let view = node.cluster.view();
-    let heard = view.members.get(at).and_then(|seen| seen.digest.as_ref());
-    let version = heard.map(|heard| heard.digest.version()).unwrap_or_default();
-    let now = Instant::now().into_std();
-    let mut debits = locked(&node.placing.debits);
-    match offered {
-        Some(offered) => debits.learn(at, offered, survey.demand, version, now),
-        None => debits.note(at, survey.demand, version, now),
-    }
-}
-
-fn outpaced(bid: &Bid, offered: Offered) -> Refused {
-    let cost = offered.predicted.cost();
-    let at_most = bid.at_most.unwrap_or(cost);
-    Refused {
-        reason: Reason::Outpaced { at_most, cost },
-        offered,
-    }
-}
-
-/// Why a clone was not made at one node.
-struct NotMade {
-    refusal: Refusal,
-    /// The node was lost meanwhile: it may have been made all the same.
-    is_lost: bool,
-}
-
-/// Makes the clone at a node, this one or another.
-async fn make(node: &Arc<Node>, at: &NodeName, asker: &Asker, wanted: &Wanted) -> Result<Answered, NotMade> {
-    if *at == node.name {
-        let made = making::clone(node, wanted.clone()).await;
-        return made.map_err(|refusal| NotMade {
-            refusal,
-            is_lost: false,
-        });
-    }
-    let request = Request::CreateClone {
-        resource: wanted.resource.clone(),
-        snapshot: wanted.snapshot,
-        node: None,
-        owner: Some(wanted.owner.clone()),
-        request_id: wanted.request_id.clone(),
-        is_retry: false,
-    };
-    let answer = node
-        .peers
-        .ask_patiently(at, &asker.subject, &request, |_| {})
-        .await;
-    let error = match answer {
-        Ok(Answer::Created {
-            clone,
-            stages,
-            considered,
-        }) => {
-            node.located.note(&clone.id, &clone.node);
-            let made = Made {
-                clone: clone.id.clone(),
-                node: clone.node.clone(),
-            };
-            let answer = Answer::Created {
-                clone,
-                stages,
-                considered,
-            };
-            return Ok(Answered {
-                made: Some(made),
-                ..answer.into()
-            });
-        }
-        Ok(_) => Trouble::OddAnswer.of(at),
-        Err(error) => error,
-    };
-    Err(NotMade {
-        refusal: refuse::peer(&error),
-        is_lost: !matches!(error.trouble, Trouble::Refused(_)),
-    })
-}
-
 fn view_of(answered: &Answered) -> Option<CloneView> {
-    match &answered.answer {
-        Answer::Created { clone, .. } => Some(clone.clone()),
-        _ => None,
-    }
-}
-
-fn reason(error: &PeerError) -> Reason {
-    match &error.trouble {
-        Trouble::Slow(_) => Reason::NoAnswer,
-        Trouble::Down => Reason::Down,
-        Trouble::Refused(refusal) => Reason::Said(refusal.message.clone()),
-        other => Reason::Said(other.to_string()),
-    }
+    let Answer::Created { clone, .. } = &answered.answer else {
+        return None;
+    };
+    Some(clone.clone())
 }
 
 /// Returns what was considered as clients see it, the chosen one first.
@@ -402,8 +264,5 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// A node that has not said what it offers by then, or within three round trips, is too busy.
-const OFFERED: Duration = Duration::from_millis(50);
-/// Where the connection has to be made first.
-const OFFERED_ANEW: Duration = Duration::from_secs(1);
-const RESERVED: Duration = ANSWERED;
+/// A choice takes two round trips; of a crowd that waits longer than this everybody goes ahead.
+const IN_TURN: Duration = Duration::from_millis(250);

@@ -256,11 +256,13 @@ impl Machine {
         };
         let state = StateDir::lock(&config.state_dir)?;
         let membership = state::membership(&state, &config.node_name, token, Utc::now()).await?;
+        let socket = bind(port).await?;
         let parts = Parts {
+            address: socket.local_addr()?,
+            socket: socket.into(),
             resources: zdap_node::resource::watch::open(&config.config_dir)?,
             state,
             membership,
-            socket: bind(port).await?,
             storage: Arc::new(self.storage.reopened(faults)),
             runtime: Arc::new(self.runtime.clone()),
             figures: self.figures,

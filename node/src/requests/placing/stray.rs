@@ -95,12 +95,14 @@ async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<(), PeerError> {
         owner: stray.owner.clone(),
         request_id: stray.request_id.clone(),
     });
-    let clone = match node.peers.ask(&stray.node, itself, &find, ANSWERED).await? {
-        // What it has placed elsewhere is no stray.
-        Answer::Found(Some(view)) if view.node == stray.node => view.id,
-        Answer::Found(_) => return Ok(()),
-        _ => return Err(Trouble::OddAnswer.of(&stray.node)),
+    let Answer::Found(found) = node.peers.ask(&stray.node, itself, &find, ANSWERED).await? else {
+        return Err(Trouble::OddAnswer.of(&stray.node));
     };
+    // What it has placed elsewhere is no stray.
+    let Some(view) = found.filter(|view| view.node == stray.node) else {
+        return Ok(());
+    };
+    let clone = view.id;
     tracing::info!(node = %stray.node, %clone, "taking back a clone that was made on a lost node");
     let destroy = Request::DestroyClone { clone };
     let done = node.peers.ask_patiently(&stray.node, itself, &destroy, |_| {});
