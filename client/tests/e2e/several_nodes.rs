@@ -104,6 +104,11 @@ fn with_the_only_origin_away_the_other_node_is_used_and_the_first_is_named() {
     let user = User::of(&first, &["orders"]);
     sees(&user, "snaps", &["db1", "db2"]);
     let left = user.zdap(&["clone", "orders", "@db1"]).line();
+    let known_to_second = User::of(&second, &[]);
+    await_until("the second knows that the first has a clone", || {
+        let nodes = known_to_second.zdap(&["list", "nodes", "--json"]).json();
+        (nodes[0]["clones"] == 1).then_some(())
+    });
     first.kill();
     let line = user.zdap(&["attach", "orders"]).line();
     assert!(line.ends_with(" on db2"), "{line}");
