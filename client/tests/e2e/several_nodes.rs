@@ -1,9 +1,12 @@
 //! A user of one cluster with two nodes.
 
+use std::net::{TcpListener, UdpSocket};
+use std::process::{Child, Command, Stdio};
+
 use serde_json::Value;
 
 use crate::node::{Node, await_until};
-use crate::program::has_keys;
+use crate::program::{has_keys, run};
 use crate::user::User;
 
 #[test]
@@ -104,6 +107,11 @@ fn with_the_only_origin_away_the_other_node_is_used_and_the_first_is_named() {
     let user = User::of(&first, &["orders"]);
     sees(&user, "snaps", &["db1", "db2"]);
     let left = user.zdap(&["clone", "orders", "@db1"]).line();
+    let known_to_second = User::of(&second, &[]);
+    await_until("the second knows that the first has a clone", || {
+        let nodes = known_to_second.zdap(&["list", "nodes", "--json"]).json();
+        (nodes[0]["clones"] == 1).then_some(())
+    });
     first.kill();
     let line = user.zdap(&["attach", "orders"]).line();
     assert!(line.ends_with(" on db2"), "{line}");
@@ -129,6 +137,57 @@ fn with_the_only_origin_away_the_other_node_is_used_and_the_first_is_named() {
         (names(&clones, |clone| &clone["id"]) == [left.as_str()]).then_some(())
     });
     user.zdap(&["destroy", &left]).done();
+}
+
+#[test]
+fn a_clone_whose_node_cannot_be_reached_is_reached_through_the_other() {
+    const TEST: &str = "a_clone_whose_node_cannot_be_reached_is_reached_through_the_other";
+    let Some(first) = Node::embedded(TEST, &["orders"]) else {
+        return;
+    };
+    let token = first.zdapd(&["token", "node"]).line();
+    let Some(second) = Node::joining(TEST, "db2", &[], Some(&token)) else {
+        return;
+    };
+    let user = User::of(&first, &["orders"]);
+    user.zdap(&["attach", "orders"]).done();
+    let clone = first.clones().concat();
+
+    // It takes packets and says nothing, like a firewall.
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let servers = format!("{},{}", closed.local_addr().unwrap(), second.address());
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port().to_string();
+    drop(free);
+    let mut relay = Command::new(user.programs().join("zdap-proxyd"));
+    user.prepare(&mut relay);
+    relay
+        .env("LISTEN_PORT", &port)
+        .env("ZDAP_CLONE", &clone)
+        .env("ZDAP_SERVERS", servers)
+        .env("ZDAP_IDENTITY", user.file(".zdap.d/orders"))
+        .stderr(Stdio::null());
+    let relay = Ended(relay.spawn().unwrap());
+    let rows = await_until("the relay serves", || {
+        let mut psql = Command::new("psql");
+        psql.env("PGPASSWORD", "secret")
+            .args(["-XAtc", "select count(*) from item"]);
+        let said = run(psql.arg(format!("postgres://postgres@127.0.0.1:{port}/orders")));
+        (said.code == Some(0)).then(|| said.line())
+    });
+    assert_eq!(rows, "3");
+    drop(relay);
+    user.zdap(&["detach", "orders"]).done();
+}
+
+/// A process that ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Waits until the user is shown what is on these nodes.
