@@ -108,7 +108,8 @@ run_node() {
 
 # kill_node NAME: as a power cut would.
 kill_node() {
-    kill -KILL "${NODES[$1]}" && wait "${NODES[$1]}"
+    kill -KILL "${NODES[$1]}"
+    wait "${NODES[$1]}" || true # it says how it ended
 } 2>/dev/null
 
 # run_node_again NAME: with the options it had.

@@ -322,7 +322,7 @@ fn answers() -> Vec<Answer> {
     let offered = Offered {
         load: 0.25,
         bottleneck: Bottleneck::Memory,
-        per_clone: 0.0625,
+        clones: 0.0625,
     };
     vec![
         Answer::Resources(vec![ResourceView {
@@ -384,7 +384,7 @@ fn answers() -> Vec<Answer> {
         Answer::Found(Some(view)),
         Answer::Offered {
             offered,
-            crowding: 0.125,
+            per_clone: 0.125,
             clones: 12,
         },
         Answer::Reserved,

@@ -4,26 +4,22 @@ use zdap_proto::message::{Bottleneck, Considered, Offered, Outcome};
 
 use super::table::table;
 
-/// Returns a line for each node: the load that was expected there with one more clone, the load that it has offered itself,
-/// what it would run out of first, and what came of it.
+/// Returns a line for each node: the share of its clones with one more, of as many as are sensible there, and the largest share of
+/// anything, both as it has offered them itself or else as they were expected; what it would run out of first; and what came of it.
 pub(super) fn table_of(considered: &[Considered]) -> String {
     if considered.is_empty() {
         return "no node had to be chosen: the clone was there already".to_owned();
     }
     let rows = considered.iter().map(|considered| {
-        let load = |offered: Option<Offered>| {
-            offered.map_or_else(
-                || "-".to_owned(),
-                |offered| format!("{:.1} %", offered.load * 100.0),
-            )
+        let known = considered.offered.or(considered.expected);
+        let share = |of: fn(&Offered) -> f64| {
+            known.map_or_else(|| "-".to_owned(), |known| format!("{:.1} %", of(&known) * 100.0))
         };
-        let scarce = considered.offered.or(considered.expected);
-        let scarce = scarce.map_or("-", |offered| name(offered.bottleneck));
         vec![
             considered.node.to_string(),
-            load(considered.expected),
-            load(considered.offered),
-            scarce.to_owned(),
+            share(|known| known.clones),
+            share(|known| known.load),
+            known.map_or("-", |known| name(known.bottleneck)).to_owned(),
             match &considered.outcome {
                 Outcome::Chosen => "chosen".to_owned(),
                 Outcome::Passed => "another was better".to_owned(),
@@ -31,7 +27,7 @@ pub(super) fn table_of(considered: &[Considered]) -> String {
             },
         ]
     });
-    table(&["NODE", "EXPECTED", "OFFERED", "BOTTLENECK", "OUTCOME"], rows)
+    table(&["NODE", "CLONES", "LOAD", "BOTTLENECK", "OUTCOME"], rows)
 }
 
 fn name(bottleneck: Bottleneck) -> &'static str {
@@ -53,7 +49,7 @@ mod tests {
             Some(Offered {
                 load,
                 bottleneck: Bottleneck::Memory,
-                per_clone: 0.01,
+                clones: 0.01,
             })
         };
         let node = |name: &str, expected, offered, outcome| Considered {
@@ -75,9 +71,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "NODE EXPECTED OFFERED BOTTLENECK OUTCOME",
-                "a 25.0 % 20.0 % memory chosen",
-                "b 50.0 % - memory another was better",
+                "NODE CLONES LOAD BOTTLENECK OUTCOME",
+                "a 1.0 % 20.0 % memory chosen",
+                "b 1.0 % 50.0 % memory another was better",
                 "c - - - refused: is draining",
             ]
         );

@@ -144,19 +144,19 @@ pub(super) async fn search(node: &Node, sought: Sought) -> Search {
     Search { found: None, silent }
 }
 
-/// Returns the nodes that can be asked, and those that cannot and may hold something: one that is down and held nothing
-/// when it was last heard of does not.
+/// Returns the nodes that can be asked, and those that cannot and may hold something. One that was emptied before it went
+/// does not; of another the last word may have been lost.
 pub(super) fn others(node: &Node) -> (Vec<NodeName>, Vec<SilentNode>) {
     let view = node.cluster.view();
     let (mut asked, mut silent) = (Vec::new(), Vec::new());
     for (name, seen) in view.members.iter().filter(|(name, _)| **name != node.name) {
-        let holds_nothing = seen
-            .digest
-            .as_ref()
-            .is_some_and(|heard| heard.digest.report.clones == 0);
+        let was_emptied = seen.digest.as_ref().is_some_and(|heard| {
+            let report = &heard.digest.report;
+            report.flags.draining && report.clones == 0
+        });
         match seen.state {
             MemberState::Alive | MemberState::Suspect => asked.push(name.clone()),
-            MemberState::Down if holds_nothing => {}
+            MemberState::Down if was_emptied => {}
             MemberState::Down => silent.push(SilentNode {
                 node: name.clone(),
                 reason: Trouble::Down.to_string(),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -215,7 +215,7 @@ impl Drop for Pool {
 
 fn serve(
     machine: &Machine,
-    programs: &PathBuf,
+    programs: &Path,
     root: &TempDir,
     pool: &Pool,
     name: &str,

@@ -104,7 +104,7 @@ impl Machine {
     }
 
     /// Drops all packets between this machine and one other.
-    pub(crate) fn cut_from(&self, other: &Machine) {
+    pub(crate) fn cut_from(&self, other: &Self) {
         let other = other.address();
         self.drop_packets(
             &format!("ip saddr {other} drop"),
