@@ -1,6 +1,6 @@
 //! The client half of the tunnel: a local listener whose connections reach one clone.
 //!
-//! The first node of the list is the clone's own; any other passes connections on to it. A task of its own, the [`keeper`],
+//! The first node of the list is the clone's own; any other passes connections on to it. A task of its own, the keeper,
 //! holds one connection to whichever answers first, the earlier ones with a head start. When that is lost, or does not
 //! react, it makes a new one: at once the first time, then with pauses. As long as it goes through another node it keeps
 //! trying the direct way, and what is opened from then on goes there; what is open stays where it is. It also sees when
