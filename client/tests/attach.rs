@@ -155,7 +155,7 @@ fn considered() -> Vec<Considered> {
     let offered = Some(Offered {
         load: 0.25,
         bottleneck: Bottleneck::Memory,
-        per_clone: 0.01,
+        clones: 0.01,
     });
     vec![
         Considered {
