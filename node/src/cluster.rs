@@ -342,11 +342,13 @@ impl Cluster {
             let view = views.borrow_and_update().clone();
             let others = view.members.iter().filter(|(name, _)| **name != view.me);
             let addresses: BTreeSet<String> = others.map(|(_, seen)| seen.host_port()).collect();
-            // Nobody is known yet: those who were are what is left to go by.
-            if !addresses.is_empty() && addresses != written {
-                match self.board.files.write_members(&addresses) {
-                    Ok(()) => written = addresses,
-                    Err(error) => tracing::error!(%error, "write down where the other nodes are"),
+            // While nobody is known yet, those who were are what is left to go by.
+            if !addresses.is_empty() {
+                if addresses != written {
+                    match self.board.files.write_members(&addresses) {
+                        Ok(()) => written = addresses,
+                        Err(error) => tracing::error!(%error, "write down where the other nodes are"),
+                    }
                 }
                 tokio::time::sleep(WRITTEN).await;
             }
@@ -379,7 +381,7 @@ const COMMANDS: usize = 64;
 const PACKETS: usize = 1024;
 /// How long others may take to be told.
 const LEAVING: Duration = Duration::from_secs(1);
-/// Addresses are written down at most this often.
+/// Addresses are looked at at most this often.
 const WRITTEN: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
