@@ -304,3 +304,6 @@ impl Kept {
 
 /// An acknowledgement takes a round trip and at most 25 ms; three lost packets in a row are no accident.
 const DEAF: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;
