@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
-use zdap_proto::message::{Answer, CloneView, Considered, Outcome, Sought, Stages};
+use zdap_proto::identity::Subject;
+use zdap_proto::message::{Answer, CloneState, CloneView, Considered, Outcome, Sought, Stages};
 use zdap_proto::name::{NodeName, RequestId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -20,11 +21,12 @@ use self::asking::{NotMade, ask_for_offers, make, note, outpaced, reserve};
 pub use self::stray::take_back_strays;
 use self::stray::{Stray, Strays};
 use self::survey::Survey;
-use super::asker::Asker;
+use super::asker::{Asker, Scope};
 use super::bidding::NotReserved;
 use super::finding::{Bounded, Search, search};
 use super::making::Wanted;
-use super::{Answered, bidding, making, resource_named};
+use super::{Answered, bidding, listing, making, resource_named};
+use crate::clones::as_many_as_allowed;
 use crate::gossip::MemberState;
 use crate::node::Node;
 use crate::placement::{self, Choice, Debits, Reason};
@@ -121,6 +123,7 @@ async fn place(
         let resource = resource_named(node, &wanted.resource)?;
         making::snapshot_of(node, &resource.name, wanted.snapshot)?;
     }
+    check_limit(node, wanted).await?;
     // One after the other: what the one before has placed, and has learned of the others, is in what the next one sees.
     let mut choosing = timeout(IN_TURN, node.placing.choosing.lock()).await.ok();
     let survey = Survey::of(node, wanted, pinned)?;
@@ -179,6 +182,26 @@ async fn place(
         }
     }
     Err(survey.refusal(&choice.considered()))
+}
+
+/// Refuses whoever has as many clones of the resource as one may have, on all nodes together. What is on a node that does
+/// not answer is not counted.
+async fn check_limit(node: &Arc<Node>, wanted: &Wanted) -> Result<(), Refusal> {
+    let resource = node.catalogue.borrow().find(&wanted.resource).cloned();
+    let Some(resource) = resource else { return Ok(()) };
+    let Some(most) = resource.limits.clones_per_user else {
+        return Ok(());
+    };
+    let owner = Asker::of(&Subject::User(wanted.owner.clone()))?;
+    let name = Some(resource.name.clone());
+    let (clones, _) = listing::clones(node, Scope::Cluster, &owner, name, false).await;
+    let there = clones
+        .iter()
+        .filter(|clone| clone.state != CloneState::Destroying);
+    match there.count() >= usize::try_from(most).unwrap_or(usize::MAX) {
+        true => Err(as_many_as_allowed(&wanted.owner, &resource.name, most)),
+        false => Ok(()),
+    }
 }
 
 /// Returns where this very request has been answered before, or is being.

@@ -126,6 +126,14 @@ impl Machine {
         }
     }
 
+    /// Adds a line to the resource file.
+    pub(crate) fn with_setting(self, line: &str) -> Self {
+        let file = self.resources.path().join("orders.resource.yml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}{line}\n")).unwrap();
+        self
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
