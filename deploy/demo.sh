@@ -96,7 +96,7 @@ lose_a_node() {
     kill_node db3
     cp -r deploy/compose.example "$SCRATCH/project6"
     (cd "$SCRATCH/project6" && zdap init --quiet && zdap attach orders) >&2
-    until zdapd list nodes | grep -q '^db3 .* down '; do sleep 0.05; done
+    until zdapd list nodes | grep '^db3 .* down ' >/dev/null; do sleep 0.05; done
     zdapd list nodes >&2
     step 'zdapd serve' 'it starts again, and has its clones'
     run_node_again db3
