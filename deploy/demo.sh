@@ -48,8 +48,12 @@ start_nodes() {
     start_node db2 4g --join "$(zdapd token node)"
     start_node db3 8g --join "$(zdapd token node)"
     step 'zdapd list nodes' 'any of them knows all'
-    until (($(zdapd list nodes | grep -c ' alive ') == 3)); do sleep 0.02; done
+    await 60 nodes_are_alive || fail "the nodes do not find each other: $(zdapd list nodes)"
     zdapd list nodes
+}
+
+nodes_are_alive() {
+    (($(zdapd list nodes | grep -c ' alive ') == 3))
 }
 
 # start_node NAME SIZE ZDAPD_OPTION...
@@ -65,7 +69,10 @@ restore() {
         on "$name" zdapd create snap orders 2>"$SCRATCH/restore-$name.log" &
         restores+=($!)
     done
-    wait "${restores[@]}" || fail "a restore failed: $(cat "$SCRATCH"/restore-*.log)"
+    local restore
+    for restore in "${restores[@]}"; do
+        wait "$restore" || fail "a restore failed: $(cat "$SCRATCH"/restore-*.log)"
+    done
 }
 
 attach() {
@@ -74,12 +81,16 @@ attach() {
     token=$(zdapd token user "$(id -un)@demo")
     step 'zdap add origin TOKEN' 'a developer joins, once, at any node'
     zdap add origin "$token"
-    until (($(zdap list snaps --all --format yaml | grep -c taken_at) == 3)); do sleep 0.02; done
+    await 60 snapshots_are_known || fail "the snapshots are not known: $(zdap list snaps --all)"
     step 'zdap init && zdap attach orders' 'the compose service `orders` becomes a private clone'
     local line # orders attached: CLONE on NODE
     line=$(cd "$SCRATCH/project" && zdap init --quiet && zdap attach orders)
     say "$line"
     read -r _ _ CLONE _ <<<"$line"
+}
+
+snapshots_are_known() {
+    (($(zdap list snaps --all --format yaml | grep -c taken_at) == 3))
 }
 
 attach_more() {
@@ -96,11 +107,15 @@ lose_a_node() {
     kill_node db3
     cp -r deploy/compose.example "$SCRATCH/project6"
     (cd "$SCRATCH/project6" && zdap init --quiet && zdap attach orders) >&2
-    until zdapd list nodes | grep '^db3 .* down ' >/dev/null; do sleep 0.05; done
+    await 60 db3_is_down || fail "db3 is not missed: $(zdapd list nodes)"
     zdapd list nodes >&2
     step 'zdapd serve' 'it starts again, and has its clones'
-    run_node_again db3
+    try_node_again db3 || fail "db3 did not start again: $(<"$SCRATCH/db3.log")"
     on db3 zdapd list clones >&2
+}
+
+db3_is_down() {
+    zdapd list nodes | grep '^db3 .* down ' >/dev/null
 }
 
 # In a compose project `docker compose up` does this, in a container; the demo needs no Docker.
