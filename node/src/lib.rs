@@ -40,7 +40,6 @@ pub mod state;
 pub mod storage;
 pub mod tunnel;
 
-use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +48,7 @@ use chrono::{Local, Utc};
 use tokio::sync::{Notify, watch};
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
-use zdap_proto::transport;
+use zdap_proto::transport::{self, Socket};
 
 use crate::bases::Bases;
 use crate::clones::Clones;
@@ -82,8 +81,8 @@ pub struct Parts {
     pub state: StateDir,
     /// Its place in the cluster.
     pub membership: Membership,
-    /// The UDP socket it serves.
-    pub socket: UdpSocket,
+    /// The socket it serves.
+    pub socket: Socket,
     /// The resource files.
     pub resources: Watched,
     /// The first seam.
@@ -106,7 +105,7 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
         Ok((resources, runtime, storage)) => Ok(Parts {
             state,
             membership,
-            socket,
+            socket: socket.into(),
             resources,
             storage,
             runtime,

@@ -119,7 +119,7 @@ impl Machine {
             resources: zdap_node::resource::watch::open(&config.config_dir)?,
             state,
             membership,
-            socket: bind(port).await?,
+            socket: bind(port).await?.into(),
             storage: Arc::new(self.storage.reopened(faults)),
             runtime: Arc::new(self.runtime.clone()),
         };
