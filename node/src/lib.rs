@@ -9,12 +9,13 @@
 //! - [`state`], [`invites`], [`enrol`]: who is who
 //! - [`server`], [`requests`], [`tunnel`], [`relay_program`]: what peers may ask
 //! - [`gossip`]: who is in the cluster and how each node is; sans-io
-//! - [`node`]: what a node is made of
+//! - [`node`]: what a node is made of; [`clock`]: the time of day it goes by
 //! - [`admin`]: the commands of this machine, asked of the running node
 
 pub mod admin;
 pub mod bases;
 pub mod cli;
+pub mod clock;
 pub mod clones;
 pub mod config;
 pub mod enrol;
@@ -51,6 +52,7 @@ use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Socket};
 
 use crate::bases::Bases;
+use crate::clock::Clock;
 use crate::clones::Clones;
 use crate::config::{Config, RuntimeKind, StorageChoice};
 use crate::invites::Invites;
@@ -89,6 +91,8 @@ pub struct Parts {
     pub storage: Arc<dyn Storage>,
     /// The second seam.
     pub runtime: Arc<dyn Runtime>,
+    /// The time of day.
+    pub clock: Clock,
 }
 
 /// Opens what the configuration names. What is wrong with it is found here, and leaves nothing behind.
@@ -109,6 +113,7 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
             resources,
             storage,
             runtime,
+            clock: Clock::Machine,
         }),
         Err(error) => {
             // To take over another node's data, one has to know as whom.
@@ -147,6 +152,7 @@ pub async fn serve(
         resources: (watch, catalogue),
         storage,
         runtime,
+        clock,
     } = parts;
     let (stop, stopping) = watch::channel(false);
     let inventory = storage.inventory().await?;
@@ -177,8 +183,9 @@ pub async fn serve(
         catalogue,
         storage,
         runtime,
+        clock,
     });
-    let stopped_clones = node.put_right(Utc::now()).await;
+    let stopped_clones = node.put_right(node.clock.now()).await;
 
     let endpoint = transport::server_endpoint(socket, &node.identity)?;
     state.publish_port(port).context("write down the port")?;
@@ -256,9 +263,11 @@ async fn open_runtime(
 async fn scheduled_restores(node: Arc<Node>) {
     let bases = Arc::clone(&node.bases);
     let catalogue = node.catalogue.clone();
-    schedule::run(node.catalogue.clone(), Local::now, move |name| {
+    let clock = node.clock.clone();
+    let local = move || clock.now().with_timezone(&Local);
+    schedule::run(node.catalogue.clone(), local, move |name| {
         if let Some(resource) = catalogue.borrow().resources.get(&name) {
-            bases.restore(resource, Utc::now());
+            bases.restore(resource, node.clock.now());
         }
     })
     .await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
+use tokio::io::DuplexStream;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
@@ -36,6 +37,7 @@ pub async fn serve(clones: Arc<Clones>, peer: Peer, mut send: SendStream, mut re
             let ended = match database {
                 Database::Tcp(stream) => splice(stream, send, receive).await,
                 Database::Unix(stream) => splice(stream, send, receive).await,
+                Database::Memory(stream) => splice(stream, send, receive).await,
             };
             tracing::debug!(clone = %hello.clone, ?ended, "tunnel stream ended");
         }
@@ -90,6 +92,7 @@ async fn dial(address: &Address, id: &CloneId) -> Result<Database, Refusal> {
                 Ok(Database::Tcp(stream))
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(Database::Unix),
+            Address::Memory(door) => door.connect().map(Database::Memory),
         }
     });
     match connected.await {
@@ -122,6 +125,7 @@ pub fn not_yours(subject: &Subject, id: &CloneId) -> Refusal {
 enum Database {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Memory(DuplexStream),
 }
 
 /// The hello is sent with the stream's first packet.

@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use zdap_node::clock::Clock;
 use zdap_node::config::{Config, StorageChoice};
 use zdap_node::faults::Faults;
 use zdap_node::state::{self, StateDir};
@@ -122,6 +123,7 @@ impl Machine {
             socket: bind(port).await?.into(),
             storage: Arc::new(self.storage.reopened(faults)),
             runtime: Arc::new(self.runtime.clone()),
+            clock: Clock::Machine,
         };
         let address = parts.socket.local_addr()?.to_string();
         let (stop, stopped) = oneshot::channel();

@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::sync::watch;
 use zdap_node::bases::{Bases, RestoreState};
+use zdap_node::clock::Clock;
 use zdap_node::clones::{Clones, Order};
 use zdap_node::faults::Faults;
 use zdap_node::invites::Invites;
@@ -131,6 +132,7 @@ impl Life {
             catalogue,
             storage,
             runtime,
+            clock: Clock::Machine,
         };
         let resource = Arc::clone(resource);
         Self {
