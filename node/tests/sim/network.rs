@@ -129,6 +129,11 @@ impl Network {
         self.wires().cut.insert((from, to));
     }
 
+    /// Ends a cut.
+    pub(crate) fn mend(&self, from: IpAddr, to: IpAddr) {
+        self.wires().cut.remove(&(from, to));
+    }
+
     /// Ends all cuts.
     pub(crate) fn heal(&self) {
         self.wires().cut.clear();
@@ -206,7 +211,9 @@ impl Wires {
         while let Some(Reverse(first)) = self.queue.peek()
             && first.at <= now
         {
-            let Some(Reverse(mut packet)) = self.queue.pop() else { break };
+            let Some(Reverse(mut packet)) = self.queue.pop() else {
+                break;
+            };
             match self.stalled.get(&packet.to.ip()).filter(|until| **until > now) {
                 Some(until) => {
                     packet.at = *until;
