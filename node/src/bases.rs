@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use zdap_proto::message::Progress;
 use zdap_proto::name::{BaseId, ResourceName, SnapshotId, SnapshotTime};
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
@@ -28,6 +28,7 @@ pub struct Bases {
     runtime: Arc<dyn Runtime>,
     known: Mutex<Known>,
     shutdown: watch::Receiver<bool>,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +74,7 @@ impl Bases {
             runtime,
             known,
             shutdown,
+            changed: Notify::new(),
         }
     }
 
@@ -135,6 +137,7 @@ impl Bases {
             DatasetId::Snapshot(removed) => snapshot != removed,
             DatasetId::Clone(_) => true,
         });
+        self.changed.notify_one();
         tracing::info!(%dataset, "removed");
         Ok(())
     }
@@ -153,6 +156,7 @@ impl Bases {
             .collect();
         for snapshot in before.iter().filter(|snapshot| !there.contains(snapshot)) {
             if self.known().snapshots.remove(snapshot).is_some() {
+                self.changed.notify_one();
                 tracing::warn!(%snapshot, "a snapshot is gone from the disk; forgetting it");
             }
         }
@@ -200,6 +204,11 @@ impl Bases {
             .iter()
             .map(|(snapshot, bytes)| (snapshot.clone(), *bytes))
             .collect()
+    }
+
+    /// Waits until a snapshot has come or gone since the last time this was awaited. For one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Returns the restores under way.
@@ -376,6 +385,7 @@ impl Bases {
             .await
             .unwrap_or_default();
         self.known().snapshots.insert(snapshot.clone(), bytes);
+        self.changed.notify_one();
     }
 
     fn of(&self, resource: &ResourceName) -> impl Iterator<Item = SnapshotId> + use<> {

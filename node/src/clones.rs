@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::OwnedMutexGuard;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use zdap_proto::message::{CloneRecord, CloneState, Stages};
 use zdap_proto::name::{CloneId, RequestId, SnapshotId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
@@ -29,6 +31,8 @@ pub struct Clones {
     known: Mutex<BTreeMap<CloneId, Known>>,
     /// How many instances have ended so far.
     ended: AtomicU64,
+    changed: Notify,
+    names: Mutex<StdRng>,
 }
 
 #[derive(Debug, Clone)]
@@ -72,6 +76,16 @@ impl Clones {
             runtime,
             known,
             ended: AtomicU64::new(0),
+            changed: Notify::new(),
+            names: Mutex::new(StdRng::from_rng(&mut rand::rng())),
+        }
+    }
+
+    /// Takes what new clones are called from this chance.
+    pub fn with_names_from(self, chance: StdRng) -> Self {
+        Self {
+            names: Mutex::new(chance),
+            ..self
         }
     }
 
@@ -217,6 +231,7 @@ impl Clones {
         tracing::warn!(clone = %id, "the dataset of a clone is gone; forgetting the clone");
         self.remove_instance(id).await;
         self.known().remove(id);
+        self.changed.notify_one();
     }
 
     /// Returns the record of a clone.
@@ -227,6 +242,11 @@ impl Clones {
     /// Returns all records, in the order of their ids.
     pub fn list(&self) -> Vec<CloneRecord> {
         self.known().values().map(|known| known.record.clone()).collect()
+    }
+
+    /// Waits until a clone has come or gone since the last time this was awaited. For one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Returns where a clone's database answers, if it does.
@@ -271,7 +291,7 @@ impl Clones {
                 .with_hint("`zdap list clones` shows them; `zdap destroy CLONE_ID` gives one back"));
             }
         }
-        let record = order.record();
+        let record = order.record(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner));
         let lock = Arc::new(tokio::sync::Mutex::new(()));
         let held = Arc::clone(&lock).try_lock_owned().expect("the lock is new");
         known.insert(
@@ -283,6 +303,7 @@ impl Clones {
                 lock,
             },
         );
+        self.changed.notify_one();
         Ok(Admission::New(Box::new(record), held))
     }
 
@@ -346,6 +367,7 @@ impl Clones {
         match self.storage.destroy(&DatasetId::Clone(id.clone())).await {
             Ok(()) => {
                 self.known().remove(id);
+                self.changed.notify_one();
                 tracing::info!(clone = %id, owner = %record.owner, "clone is gone");
             }
             Err(error) => {
@@ -389,9 +411,9 @@ impl Clones {
 }
 
 impl Order {
-    fn record(&self) -> CloneRecord {
+    fn record(&self, names: &mut StdRng) -> CloneRecord {
         CloneRecord {
-            id: CloneId::random(&self.resource.name),
+            id: CloneId::drawn(&self.resource.name, names),
             request_id: self.request_id.clone(),
             owner: self.owner.clone(),
             snapshot: self.snapshot.clone(),

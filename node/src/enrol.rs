@@ -10,6 +10,7 @@ use zdap_proto::name::UserName;
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::token::secret_hash;
 
+use crate::gossip::MemberState;
 use crate::node::Node;
 
 /// Serves one enrolment. How long it may take is the caller's to say.
@@ -40,8 +41,9 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
             format!("the public key cannot be certified: {error}"),
         )
     })?;
-    if let (Wanted::Node { name }, Subject::Node(own)) = (&request.wanted, node.identity.subject())
-        && name == own
+    if let Wanted::Node { name } = &request.wanted
+        && let Some(seen) = node.cluster.view().members.get(name)
+        && seen.state != MemberState::Down
     {
         return Err(Refusal::new(
             RefusalKind::Conflict,
@@ -55,17 +57,16 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
     let certificate = node.sign(&request.public_key, &subject)?;
     let ca_key = matches!(subject, Subject::Node(_)).then(|| node.ca.key_der());
     tracing::info!(%subject, "enrolled");
-    let nodes = vec![node.address.clone()];
     Ok(Enrolled {
         cluster: node.identity.cluster().clone(),
         certificate,
         ca_key,
-        nodes,
+        nodes: node.cluster.addresses(),
     })
 }
 
 /// Returns who owns clones here, and who will: what a node makes by itself is owned by its name.
-fn owners(node: &Node) -> BTreeSet<UserName> {
+pub(crate) fn owners(node: &Node) -> BTreeSet<UserName> {
     let clones = node.clones.list().into_iter().map(|clone| clone.owner);
     clones.chain(node.name.as_str().parse()).collect()
 }

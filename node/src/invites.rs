@@ -84,6 +84,16 @@ impl Invites {
         Ok(())
     }
 
+    /// Returns the names of those who are enrolled, or promised one by an invite.
+    pub fn users(&self) -> BTreeSet<UserName> {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let promised = book.invites.values().filter_map(|invite| match &invite.invited {
+            Invited::User { name, .. } => name.clone(),
+            Invited::Node => None,
+        });
+        book.users.iter().cloned().chain(promised).collect()
+    }
+
     /// Uses up the invite and returns who its bearer may become, or says why it is no good.
     ///
     /// `owners` are the names that own something already, enrolled or not.

@@ -8,15 +8,18 @@
 //! - [`reconcile`], [`retention`], [`schedule`]: pure policy, and the clock that calls it
 //! - [`state`], [`invites`], [`enrol`]: who is who
 //! - [`server`], [`requests`], [`tunnel`], [`relay_program`]: what peers may ask
-//! - [`gossip`]: who is in the cluster and how each node is; sans-io
+//! - [`gossip`]: who is in the cluster and how each node is: sans-io, and the driver that gives it packets and time
+//! - [`catalog`], [`cluster`]: what the nodes tell each other, and what this one believes of them
 //! - [`node`]: what a node is made of; [`clock`]: the time of day it goes by
 //! - [`admin`]: the commands of this machine, asked of the running node
 
 pub mod admin;
 pub mod bases;
+pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod clones;
+pub mod cluster;
 pub mod config;
 pub mod enrol;
 pub mod faults;
@@ -42,10 +45,13 @@ pub mod storage;
 pub mod tunnel;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{Local, Utc};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
@@ -54,8 +60,12 @@ use zdap_proto::transport::{self, Socket};
 use crate::bases::Bases;
 use crate::clock::Clock;
 use crate::clones::Clones;
+use crate::cluster::{Cluster, GossipSetup, addresses, namesake, report};
 use crate::config::{Config, RuntimeKind, StorageChoice};
+use crate::gossip::driver;
+use crate::gossip::links::Links;
 use crate::invites::Invites;
+use crate::machine::Figures;
 use crate::node::Node;
 use crate::resource::watch::Watched;
 use crate::runtime::Runtime;
@@ -93,6 +103,10 @@ pub struct Parts {
     pub runtime: Arc<dyn Runtime>,
     /// The time of day.
     pub clock: Clock,
+    /// Memory and load of the machine.
+    pub figures: Figures,
+    /// How the gossip runs.
+    pub gossip: GossipSetup,
 }
 
 /// Opens what the configuration names. What is wrong with it is found here, and leaves nothing behind.
@@ -114,6 +128,8 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
             storage,
             runtime,
             clock: Clock::Machine,
+            figures: Figures::Proc,
+            gossip: GossipSetup::default(),
         }),
         Err(error) => {
             // To take over another node's data, one has to know as whom.
@@ -139,10 +155,20 @@ async fn open_seams(
     Ok((resources, runtime, storage))
 }
 
-/// Serves until `shutdown` is done. Every long-lived task is started here, and has ended when this returns.
+/// Serves until `shutdown` is done.
 pub async fn serve(
     config: &Config,
     parts: Parts,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    serve_watched(config, parts, |_| {}, shutdown).await
+}
+
+/// Does what [`serve`] does, and shows the node to `started` once it serves. Every long-lived task is started here, and has ended when this returns.
+pub async fn serve_watched(
+    config: &Config,
+    parts: Parts,
+    started: impl FnOnce(&Arc<Node>) + Send,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let Parts {
@@ -153,6 +179,8 @@ pub async fn serve(
         storage,
         runtime,
         clock,
+        figures,
+        mut gossip,
     } = parts;
     let (stop, stopping) = watch::channel(false);
     let inventory = storage.inventory().await?;
@@ -167,11 +195,29 @@ pub async fn serve(
         &inventory,
         stopping.clone(),
     );
-    let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
+    let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances)
+        .with_names_from(StdRng::from_rng(&mut gossip.rng));
     let port = socket.local_addr()?.port();
+    let address = addresses::own(&config.network_address, port).await?;
+    let contacts = cluster::remembered(state.path()).context("read where the other nodes are")?;
+    let contacts = addresses::of_others(&contacts).await;
+    let own_thread = gossip.own_thread;
+    let (cluster, driver) = Cluster::open(
+        state.path(),
+        membership.identity.cluster().clone(),
+        config.node_name.clone(),
+        address,
+        config.network_address.with_port(port),
+        clock.now(),
+        gossip,
+    )?;
     let node = Arc::new(Node {
         name: config.node_name.clone(),
         address: config.network_address.with_port(port),
+        certified: watch::Sender::new(membership.identity.clone()),
+        is_measured: AtomicBool::new(true),
+        figures,
+        cluster,
         invites: Invites::load(state.invites()).context("read the invites")?,
         relay_program: relay_program::path(),
         capacity,
@@ -188,6 +234,9 @@ pub async fn serve(
     let stopped_clones = node.put_right(node.clock.now()).await;
 
     let endpoint = transport::server_endpoint(socket, &node.identity)?;
+    let links = Links::new(endpoint.clone(), node.certified.subscribe());
+    namesake::refuse(&links, &contacts, &node.name, address).await?;
+    report::tell(&node, &mut report::Resources::default());
     state.publish_port(port).context("write down the port")?;
     announce(&node, membership.origin);
     let tasks = [
@@ -195,6 +244,8 @@ pub async fn serve(
         tokio::spawn(Arc::clone(&node).keep_measured()),
         tokio::spawn(Arc::clone(&node).stay_in_order(stopped_clones)),
         tokio::spawn(Arc::clone(&node).watch_ends()),
+        tokio::spawn(report::keep_telling(Arc::clone(&node))),
+        tokio::spawn(node.cluster.clone().keep_addresses()),
         tokio::spawn(images::keep_present(
             Arc::clone(&node.runtime),
             node.catalogue.clone(),
@@ -207,8 +258,11 @@ pub async fn serve(
         )),
     ];
     let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint, stopping));
+    driver::start(driver, links, contacts, own_thread).context("start the gossip")?;
+    started(&node);
     shutdown.await;
     tracing::info!("stopping; clones keep running");
+    node.cluster.leave().await;
     stop.send_replace(true);
     // What a restore could not undo in this time the next start does.
     let _ = tokio::time::timeout(UNDOING, node.bases.idle()).await;

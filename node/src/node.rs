@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -16,7 +17,9 @@ use zdap_proto::refusal::{Refusal, chain};
 use crate::bases::Bases;
 use crate::clock::Clock;
 use crate::clones::Clones;
+use crate::cluster::Cluster;
 use crate::invites::Invites;
+use crate::machine::Figures;
 use crate::reconcile::{Repair, plan};
 use crate::refuse;
 use crate::resource::catalogue::Catalogue;
@@ -31,8 +34,10 @@ pub struct Node {
     pub name: NodeName,
     /// Where clients and peers connect, `host:port`.
     pub address: String,
-    /// Its certificate.
+    /// Its certificate as of the start: who it is.
     pub identity: Identity,
+    /// Its newest certificate, to connect with.
+    pub certified: watch::Sender<Identity>,
     /// The cluster's CA.
     pub ca: ClusterCa,
     /// Outstanding invites.
@@ -51,6 +56,12 @@ pub struct Node {
     pub clones: Arc<Clones>,
     /// The room there was a few seconds ago; [`Self::keep_measured`] keeps it, so that asking forks no program.
     pub capacity: watch::Sender<Capacity>,
+    /// Whether the last look at that succeeded.
+    pub is_measured: AtomicBool,
+    /// Memory and load of the machine.
+    pub figures: Figures,
+    /// Its place in the cluster.
+    pub cluster: Cluster,
     /// Says that an instance has ended, so that the next pass is due.
     pub ended: Notify,
     /// The relay program for clients that do not have its image.
@@ -157,7 +168,9 @@ impl Node {
     /// Measures the room there is every few seconds, until dropped.
     pub async fn keep_measured(self: Arc<Self>) {
         loop {
-            match self.storage.capacity().await {
+            let measured = self.storage.capacity().await;
+            self.is_measured.store(measured.is_ok(), Ordering::Relaxed);
+            match measured {
                 Ok(capacity) => {
                     self.capacity.send_replace(capacity);
                 }

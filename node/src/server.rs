@@ -1,4 +1,4 @@
-//! Accepts connections; by ALPN to control, tunnel or enrolment. What a peer may hold open has a limit and a deadline.
+//! Accepts connections; by ALPN to control, tunnel, gossip or enrolment. What a peer may hold open has a limit and a deadline.
 
 mod limits;
 
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use zdap_proto::control::ABANDONED;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
-use zdap_proto::identity::Peer;
+use zdap_proto::identity::{Peer, Subject};
 use zdap_proto::message::{Progress, Reply, Request};
 use zdap_proto::name::CloneId;
 use zdap_proto::refusal::{Refusal, RefusalKind};
@@ -107,28 +107,45 @@ async fn connection(
             let _place = limits.admit_newcomer(&connection);
             enrolment(&node, &connection).await;
         }
+        (Purpose::Gossip, Some(peer)) => {
+            let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
+                return;
+            };
+            match peer.subject {
+                Subject::Node(name) => node.cluster.attend(&connection, name, valid_until).await,
+                // The handshake has seen to it that nobody else comes here.
+                Subject::User(_) | Subject::Admin(_) | Subject::Relay { .. } => {
+                    Close::Forbidden.connection(&connection, "the cluster's gossip is for nodes only");
+                }
+            }
+        }
         // The handshake has seen to it that only enrolment goes without a certificate.
-        (Purpose::Control | Purpose::Tunnel, None) => {
+        (Purpose::Control | Purpose::Tunnel | Purpose::Gossip, None) => {
             Close::Forbidden.connection(&connection, "a client certificate is required");
         }
     }
 }
 
 /// Waits for the peer's next stream. A certificate that was good when the connection was opened may have ended since.
-async fn next_stream(
+pub(crate) async fn next_stream(
     connection: &Connection,
     valid_until: Option<DateTime<Utc>>,
 ) -> Option<(SendStream, RecvStream)> {
     let streams = connection.accept_bi().await.ok()?;
+    is_still_valid(connection, valid_until).then_some(streams)
+}
+
+/// Closes the connection if the peer's certificate has ended; returns whether it has not.
+pub(crate) fn is_still_valid(connection: &Connection, valid_until: Option<DateTime<Utc>>) -> bool {
     match valid_until {
         Some(end) if end <= Utc::now() => {
             Close::Forbidden.connection(
                 connection,
                 &format!("the certificate expired at {}", end.format("%FT%TZ")),
             );
-            None
+            false
         }
-        Some(_) | None => Some(streams),
+        Some(_) | None => true,
     }
 }
 

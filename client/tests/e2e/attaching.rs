@@ -172,7 +172,7 @@ fn a_detach_whose_node_is_away_changes_nothing_unless_it_is_forced() {
     assert_eq!(node.things(), things);
 }
 
-fn start(user: &User, arguments: &[&str]) -> Child {
+pub(crate) fn start(user: &User, arguments: &[&str]) -> Child {
     let mut command = user.command();
     command
         .args(arguments)
@@ -181,6 +181,6 @@ fn start(user: &User, arguments: &[&str]) -> Child {
     command.spawn().unwrap()
 }
 
-fn finish(child: Child) -> Said {
+pub(crate) fn finish(child: Child) -> Said {
     Said::of("zdap", &child.wait_with_output().unwrap())
 }

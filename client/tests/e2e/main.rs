@@ -8,6 +8,7 @@
 mod attaching;
 mod bad_input;
 mod compose_project;
+mod crashes;
 mod demo;
 mod everyday;
 #[path = "../../../node/tests/lab/mod.rs"]

@@ -10,7 +10,7 @@ use zdap_proto::name::NodeName;
 use super::peer::{FNV_BASIS, Peer, fnv};
 use super::shared::Shared;
 
-/// How long the last digest of a node that says nothing any more is kept.
+/// How long the last digest of a node that is gone is kept.
 pub(super) const KEPT: Duration = Duration::from_hours(24);
 
 /// More nodes than any cluster has; beyond it, new names are not stored.
@@ -50,10 +50,10 @@ impl Digests {
         self.held.get(node).map(|held| &held.digest)
     }
 
-    /// Forgets what is older than [`KEPT`].
-    pub(super) fn expire(&mut self, now: Instant) {
+    /// Forgets what is older than [`KEPT`], of nodes that are not known any more.
+    pub(super) fn expire(&mut self, now: Instant, is_known: impl Fn(&NodeName) -> bool) {
         self.held
-            .retain(|_, held| now.saturating_duration_since(held.received) < KEPT);
+            .retain(|node, held| is_known(node) || now.saturating_duration_since(held.received) < KEPT);
     }
 
     /// Returns all, by name, each with its age.

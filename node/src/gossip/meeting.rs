@@ -9,7 +9,7 @@ use rand::seq::IteratorRandom;
 use zdap_proto::name::NodeName;
 
 use super::packet::{self, Greeting, GreetingKind};
-use super::{Action, Gossip, MemberState};
+use super::{Action, Gossip, MemberState, Peer};
 
 impl Gossip {
     /// Asks who is there, at addresses whose node is no member: three while there is no member, else one.
@@ -61,35 +61,47 @@ impl Gossip {
         }
         match greeting.kind {
             GreetingKind::Knock => {
+                // One that is given up probes nobody, and what it knows may be long past.
+                let is_given_up = self.shared.lock().is_given_up;
                 let you = self
                     .foca
                     .iter_membership_state()
-                    .find(|member| member.id().name == from.name)
+                    .find(|member| !is_given_up && member.id().name == from.name)
                     .cloned();
                 self.greet(from.address, GreetingKind::Here { you });
             }
-            GreetingKind::Here { you } => {
-                if let Some(you) = you.filter(|you| you.id().name == self.me.name) {
-                    if *you.id() != self.me {
-                        self.shared.lock().sight(you.id(), you.state(), false);
-                    } else if you.state() == State::Down {
-                        self.renew(now);
-                    }
-                }
-                if let Err(error) = self.foca.announce(from, &mut self.outbox) {
-                    tracing::debug!(%error, "announce this node");
-                }
+            GreetingKind::Here { you: None } => self.announce_to(from),
+            GreetingKind::Here { you: Some(you) } if *you.id() == self.me => match you.state() {
+                State::Alive | State::Suspect => self.announce_to(from),
+                State::Down => self.give_way(from, now),
+            },
+            GreetingKind::Here { you: Some(you) } => self.correct(from, you.id(), you.state()),
+            GreetingKind::Suspected { you, incarnation } if you == self.me => self.refute(from, incarnation),
+            GreetingKind::GivenUp { you } if you == self.me => self.give_way(from, now),
+            GreetingKind::Suspected { you, .. } | GreetingKind::GivenUp { you } => {
+                self.correct(from, &you, State::Alive);
             }
-            GreetingKind::Suspected { you, incarnation } => {
-                if you == self.me {
-                    self.refute(from, incarnation);
-                }
-            }
-            GreetingKind::GivenUp { you } => {
-                if you == self.me {
-                    self.renew(now);
-                }
-            }
+        }
+    }
+
+    /// Comes back under a higher epoch, for one who thinks that this life is down.
+    fn give_way(&mut self, from: Peer, now: Instant) {
+        self.told_by = Some(from);
+        self.want_renewal(now);
+    }
+
+    /// Answers one who takes another life for this node's: an earlier one is put right by hearing of this one, and above a
+    /// later one this node has to go.
+    fn correct(&mut self, from: Peer, you: &Peer, state: State) {
+        if self.shared.lock().sight(you, state, false) {
+            self.told_by = Some(from.clone());
+        }
+        self.announce_to(from);
+    }
+
+    fn announce_to(&mut self, peer: Peer) {
+        if let Err(error) = self.foca.announce(peer, &mut self.outbox) {
+            tracing::debug!(%error, "announce this node");
         }
     }
 

@@ -1,4 +1,5 @@
-//! Who is in the cluster and how each node is: SWIM (foca) with the repairs it needs, sans-io.
+//! Who is in the cluster and how each node is: SWIM (foca) with the repairs it needs, sans-io but for `driver`, `links` and
+//! `streams`, which join it to the network and the clock.
 //!
 //! In go packets, the time, and what this node has to say; out come [`Action`]s. There is no socket, clock or task here:
 //! whoever drives a [`Gossip`] calls [`Gossip::handle_packet`] for what arrives and [`Gossip::handle_wake`] when
@@ -20,7 +21,11 @@
 mod action;
 mod digests;
 mod doubt;
+#[allow(clippy::disallowed_methods, reason = "it acts: the pure part is the rest")]
+pub mod driver;
 mod exchange;
+#[allow(clippy::disallowed_methods, reason = "it acts: the pure part is the rest")]
+pub(crate) mod links;
 mod meeting;
 mod members;
 mod outbox;
@@ -32,10 +37,11 @@ mod settings;
 mod settling;
 mod shared;
 mod speaking;
+#[allow(clippy::disallowed_methods, reason = "it acts: the pure part is the rest")]
+pub(crate) mod streams;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -95,9 +101,10 @@ pub struct Gossip {
     doubts: BTreeMap<Arc<NodeName>, Doubt>,
     /// Members that this node itself suspects.
     suspects: BTreeMap<Arc<NodeName>, foca::Member<Peer>>,
-    /// Who said that this node is given up.
+    /// Who said that this node is given up, or knows a later life of it.
     told_by: Option<Peer>,
-    renewed_at: Option<Instant>,
+    /// Not before this does it come back under a higher epoch.
+    renewable_from: Option<Instant>,
     relayed_at: Option<Instant>,
     next: Deadlines,
 }
@@ -143,7 +150,7 @@ impl Gossip {
             doubts: BTreeMap::new(),
             suspects: BTreeMap::new(),
             told_by: None,
-            renewed_at: None,
+            renewable_from: None,
             relayed_at: None,
             next: Deadlines {
                 reconcile: Some(now + RECONCILE_PERIOD),
@@ -171,7 +178,7 @@ impl Gossip {
         };
         let packet = Packet::decode(bytes).ok_or_else(|| malformed(format!("{} bytes", bytes.len())))?;
         let sender = packet
-            .sender()
+            .sender(from)
             .ok_or_else(|| malformed("no sender in it".to_owned()))?;
         if sender.name() != from {
             return Err(PacketError::Forged {
@@ -196,6 +203,7 @@ impl Gossip {
                 Ok(())
             }
             Packet::Swim(bytes) => {
+                self.shared.lock().sender = Some(from.clone());
                 let result = self.foca.handle_data(bytes, &mut self.outbox);
                 if self.outbox.notices.contains(&Notice::GivenUp) {
                     self.told_by = Some(sender);
@@ -203,9 +211,13 @@ impl Gossip {
                 match result {
                     // The second is told about as a conflict.
                     Ok(()) | Err(foca::Error::DataFromOurselves) => Ok(()),
-                    Err(foca::Error::Decode(error)) if is_astray(&*error) => {
-                        Err(PacketError::Astray { from: from.clone() })
-                    }
+                    Err(foca::Error::Decode(error)) => match error.downcast_ref() {
+                        Some(CodecError::Astray) => Err(PacketError::Astray { from: from.clone() }),
+                        Some(CodecError::OldNews) => Ok(()),
+                        Some(CodecError::Bytes(_) | CodecError::Full | CodecError::Nobody) | None => {
+                            Err(malformed(error.to_string()))
+                        }
+                    },
                     Err(error) => Err(malformed(error.to_string())),
                 }
             }
@@ -275,13 +287,14 @@ impl Gossip {
         self.settle(now);
     }
 
-    /// Notes how this node is. Others are told when the change is worth it and it is this node's turn.
+    /// Notes how this node is: to be called every few seconds, whatever the figures. Others are told when a change is worth
+    /// it and it is this node's turn, and that the digest is stale if nothing is noted for [`Settings::stale_after`].
     pub fn publish(&mut self, report: NodeReport, now: Instant) {
         if self.has_left {
             return;
         }
         self.begin(now);
-        self.publisher.set(report);
+        self.publisher.set(report, now);
         self.settle(now);
     }
 
@@ -315,8 +328,8 @@ impl Gossip {
         self.mirror.iter(now).collect()
     }
 
-    /// Returns the newest digest of every node that has said something, by name, each with its age. Whose node is no
-    /// member is still to be heard of, or gone.
+    /// Returns the newest digest of every node that has said something, by name, each with its age. However old, it is how
+    /// a member that is alive still is, small changes aside. Whose node is no member is still to be heard of, or gone.
     pub fn digests(&self, now: Instant) -> Vec<(NodeDigest, Duration)> {
         let overheard = self.shared.lock();
         let digests = overheard.digests.iter(now);
@@ -345,10 +358,6 @@ fn new_foca(
         shared: shared.clone(),
     };
     Foca::with_custom_broadcast(me.clone(), settings.swim(1), rng, codec, Listener(shared.clone()))
-}
-
-fn is_astray(error: &(dyn Error + Send + Sync + 'static)) -> bool {
-    matches!(error.downcast_ref(), Some(CodecError::Astray))
 }
 
 /// Whether a deadline has come; it is gone then.

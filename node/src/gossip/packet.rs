@@ -1,11 +1,12 @@
 //! The bytes of a packet: a byte for its kind, then foca's, or what introduces a node to an address it knows no name for.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use foca::{Codec, Header, Incarnation, Member, Message, State};
 use serde::{Deserialize, Serialize};
-use zdap_proto::name::ClusterId;
+use zdap_proto::name::{ClusterId, NodeName};
 
 use super::peer::Peer;
 use super::shared::Shared;
@@ -78,11 +79,14 @@ impl Packet<'_> {
         }
     }
 
-    /// Returns who says to have sent it; `None` if that cannot be read.
-    pub(super) fn sender(&self) -> Option<Peer> {
+    /// Returns who sent it, `from` being the name in the certificate; `None` if that cannot be read.
+    pub(super) fn sender(&self, from: &NodeName) -> Option<Peer> {
         match self {
             // Who it is from comes first in the header.
-            Packet::Swim(bytes) => postcard::take_from_bytes(bytes).ok().map(|(peer, _)| peer),
+            Packet::Swim(bytes) => {
+                let (life, _) = postcard::take_from_bytes::<Life>(bytes).ok()?;
+                Peer::new(from.clone(), life.address, life.epoch).ok()
+            }
             Packet::Greeting(greeting) => Some(greeting.from.clone()),
         }
     }
@@ -103,7 +107,7 @@ pub(super) fn greeting(greeting: &Greeting) -> Vec<u8> {
 
 /// Writes and reads what foca says.
 ///
-/// The receiver is written as a [`Peer::label`] and not as a whole: it only has to recognise itself, and packets of
+/// The sender's name is not written, as it is in its certificate. The receiver is written as a [`Peer::label`] and not as a whole: it only has to recognise itself, and packets of
 /// another cluster never do. What comes in about this node's own name is overheard, and where it would outrank this node
 /// foca is not told: foca would declare that life down, and who is right is not for foca to say.
 pub(super) struct PacketCodec {
@@ -120,14 +124,28 @@ pub(super) enum CodecError {
     /// No room left in the packet.
     #[error("the packet is full")]
     Full,
+    /// From no node that could be answered.
+    #[error("no sender in it")]
+    Nobody,
     /// For another node, or of another cluster.
     #[error("the packet is for another node, or from another cluster")]
     Astray,
+    /// That this node is given up, which it knows. foca answers in kind whom it has given up itself: two that have given up
+    /// each other would go on for ever.
+    #[error("the packet says what is known")]
+    OldNews,
+}
+
+/// A peer but for its name.
+#[derive(Serialize, Deserialize)]
+struct Life {
+    address: SocketAddr,
+    epoch: u64,
 }
 
 #[derive(Serialize)]
 struct HeaderOut<'a> {
-    src: &'a Peer,
+    src: Life,
     incarnation: Incarnation,
     to: [u8; 6],
     message: &'a Message<Peer>,
@@ -135,7 +153,7 @@ struct HeaderOut<'a> {
 
 #[derive(Deserialize)]
 struct HeaderIn {
-    src: Peer,
+    src: Life,
     incarnation: Incarnation,
     to: [u8; 6],
     message: Message<Peer>,
@@ -146,7 +164,10 @@ impl Codec<Peer> for PacketCodec {
 
     fn encode_header(&mut self, header: &Header<Peer>, buffer: impl BufMut) -> Result<(), CodecError> {
         let header = HeaderOut {
-            src: &header.src,
+            src: Life {
+                address: header.src.address,
+                epoch: header.src.epoch,
+            },
             incarnation: header.src_incarnation,
             to: header.dst.label(&self.cluster),
             message: &header.message,
@@ -157,6 +178,9 @@ impl Codec<Peer> for PacketCodec {
     fn decode_header(&mut self, buffer: impl Buf) -> Result<Header<Peer>, CodecError> {
         let header: HeaderIn = take(buffer)?;
         let mut overheard = self.shared.lock();
+        let src = overheard.sender.clone();
+        let src = src.and_then(|name| Peer::new(name, header.src.address, header.src.epoch).ok());
+        let src = src.ok_or(CodecError::Nobody)?;
         let me = &overheard.me;
         let label = me.label(&self.cluster);
         if header.to[..3] != label[..3] {
@@ -170,10 +194,13 @@ impl Codec<Peer> for PacketCodec {
                 _ => 0,
             };
         }
-        overheard.sight(&header.src, State::Alive, true);
-        overheard.mentioned.push(Arc::clone(&header.src.name));
+        overheard.sight(&src, State::Alive, true);
+        overheard.mentioned.push(Arc::clone(&src.name));
+        if header.message == Message::TurnUndead && overheard.is_given_up {
+            return Err(CodecError::OldNews);
+        }
         Ok(Header {
-            src: header.src,
+            src,
             src_incarnation: header.incarnation,
             dst,
             message: header.message,

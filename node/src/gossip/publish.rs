@@ -9,8 +9,14 @@ use super::settings::publish_period;
 /// What was said last and what is to be said.
 #[derive(Debug, Default)]
 pub(super) struct Publisher {
-    wanted: Option<NodeReport>,
+    noted: Option<Noted>,
     said: Option<Said>,
+}
+
+#[derive(Debug)]
+struct Noted {
+    report: NodeReport,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -22,13 +28,13 @@ struct Said {
 
 impl Publisher {
     /// Notes how the node is now.
-    pub(super) fn set(&mut self, report: NodeReport) {
-        self.wanted = Some(report);
+    pub(super) fn set(&mut self, report: NodeReport, at: Instant) {
+        self.noted = Some(Noted { report, at });
     }
 
-    /// Notes that the report was said, in so many bytes.
-    pub(super) fn said(&mut self, at: Instant, bytes: usize) {
-        self.said = self.wanted.clone().map(|report| Said { report, at, bytes });
+    /// Notes that a report was said, in so many bytes.
+    pub(super) fn said(&mut self, report: NodeReport, at: Instant, bytes: usize) {
+        self.said = Some(Said { report, at, bytes });
     }
 
     /// Has the report said again at once.
@@ -36,27 +42,32 @@ impl Publisher {
         self.said = None;
     }
 
-    /// Returns the report.
-    pub(super) fn wanted(&self) -> Option<&NodeReport> {
-        self.wanted.as_ref()
+    /// Returns the report, as it is to be said now.
+    pub(super) fn wanted(&self, stale_after: Duration, now: Instant) -> Option<NodeReport> {
+        let noted = self.noted.as_ref()?;
+        let mut report = noted.report.clone();
+        report.flags.stale |= noted.at + stale_after <= now;
+        Some(report)
     }
 
     /// Returns when the report is to be said, in a cluster of `nodes`:
     /// - at once, if nothing was said yet;
     /// - if clones or reservations changed, or a figure by 5 % or more: [`publish_period`] after the last;
     /// - if a flag or the catalog changed: 1 s after the last, as these are rare and others act on them;
-    /// - in any case `refresh` after the last.
-    pub(super) fn due(&self, nodes: usize, refresh: Duration, now: Instant) -> Option<Instant> {
-        let wanted = self.wanted.as_ref()?;
+    /// - if no report is noted for `stale_after`: then, as stale.
+    pub(super) fn due(&self, nodes: usize, stale_after: Duration, now: Instant) -> Option<Instant> {
+        let noted = self.noted.as_ref()?;
+        let wanted = self.wanted(stale_after, now)?;
         let Some(said) = &self.said else {
             return Some(now);
         };
-        let wait = match change(&said.report, wanted) {
-            Change::Small => refresh,
-            Change::Large => publish_period(nodes, said.bytes).min(refresh),
-            Change::Urgent => Duration::from_secs(1),
+        let change = match change(&said.report, &wanted) {
+            Change::Small => None,
+            Change::Large => Some(said.at + publish_period(nodes, said.bytes)),
+            Change::Urgent => Some(said.at + Duration::from_secs(1)),
         };
-        Some(said.at + wait)
+        let stale = (!wanted.flags.stale).then_some(noted.at + stale_after);
+        change.into_iter().chain(stale).min()
     }
 }
 
@@ -94,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    const REFRESH: Duration = Duration::from_secs(30);
+    const STALE_AFTER: Duration = Duration::from_secs(90);
 
     fn report() -> NodeReport {
         NodeReport {
@@ -111,27 +122,27 @@ mod tests {
     fn wait(nodes: usize, next: NodeReport) -> Duration {
         let start = Instant::now();
         let mut publisher = Publisher::default();
-        assert_eq!(publisher.due(nodes, REFRESH, start), None, "nothing to say");
-        publisher.set(report());
+        assert_eq!(publisher.due(nodes, STALE_AFTER, start), None, "nothing to say");
+        publisher.set(report(), start);
         assert_eq!(
-            publisher.due(nodes, REFRESH, start),
+            publisher.due(nodes, STALE_AFTER, start),
             Some(start),
             "nothing said yet"
         );
-        publisher.said(start, 60);
-        publisher.set(next);
-        publisher.due(nodes, REFRESH, start).unwrap() - start
+        publisher.said(report(), start, 60);
+        publisher.set(next, start);
+        publisher.due(nodes, STALE_AFTER, start).unwrap() - start
     }
 
     #[test]
-    fn small_changes_wait_for_the_refresh_and_large_ones_for_their_turn() {
+    fn small_changes_are_not_said_and_large_ones_wait_for_their_turn() {
         let with = |edit: fn(&mut NodeReport)| {
             let mut next = report();
             edit(&mut next);
             next
         };
-        assert_eq!(wait(10, report()), REFRESH);
-        assert_eq!(wait(10, with(|next| next.pool_free_mib += 49)), REFRESH);
+        assert_eq!(wait(10, report()), STALE_AFTER, "then that it is stale");
+        assert_eq!(wait(10, with(|next| next.pool_free_mib += 49)), STALE_AFTER);
         assert_eq!(
             wait(10, with(|next| next.pool_free_mib += 50)),
             Duration::from_secs(1)

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use foca::State;
 
+use super::packet::GreetingKind;
 use super::shared::Sighting;
 use super::{Action, Gossip, Peer};
 
@@ -38,8 +39,7 @@ impl Gossip {
                         self.rival = None;
                     }
                     if wins && !self.has_left {
-                        let earliest = self.renewed_at.map_or(now, |at| at + RENEW_PERIOD);
-                        self.next.renew = Some(earliest.max(now));
+                        self.want_renewal(now);
                     }
                 }
             }
@@ -62,6 +62,11 @@ impl Gossip {
         });
     }
 
+    /// Has this node come back under a higher epoch as soon as it may, however often it is told to.
+    pub(super) fn want_renewal(&mut self, now: Instant) {
+        self.next.renew = Some(self.renewable_from.map_or(now, |from| from.max(now)));
+    }
+
     /// Comes back under a higher epoch, after others gave this node up or its name was seen with one.
     ///
     /// Not while another machine that wins goes by the name: the two would take it from each other for ever. That one is
@@ -74,7 +79,8 @@ impl Gossip {
             && rival.peer.wins(&self.me)
             && now.saturating_duration_since(rival.seen) < RIVAL_MEMORY
         {
-            self.next.renew = Some(now + CONFLICT_PERIOD);
+            self.renewable_from = Some((now + CONFLICT_PERIOD).min(rival.seen + RIVAL_MEMORY));
+            self.want_renewal(now);
             self.knock(now);
             return;
         }
@@ -85,11 +91,18 @@ impl Gossip {
         };
         self.me = me.clone();
         self.highest_epoch = epoch;
-        self.shared.lock().me = me.clone();
-        self.renewed_at = Some(now);
+        let mut overheard = self.shared.lock();
+        overheard.me = me.clone();
+        overheard.is_given_up = false;
+        drop(overheard);
+        self.renewable_from = Some(now + RENEW_PERIOD);
         self.persist(epoch);
         self.actions.push_back(Action::Renewed);
-        let told_by = self.told_by.take();
+        if let Some(peer) = self.told_by.take() {
+            // That one may be on the other side of a split, or have seen a later life than any that was heard of here. Its
+            // answer says which, and it learns of this life.
+            self.greet(peer.address, GreetingKind::Knock);
+        }
         if self.foca.num_members() == 0 {
             self.lose_everybody(now);
             self.start_over();
@@ -100,12 +113,7 @@ impl Gossip {
             .foca
             .change_identity(me, &mut self.outbox)
             // foca notices only now that there are members.
-            .and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut self.outbox))
-            // Whoever told this node is on the other side of a split, and learns of it only so.
-            .and_then(|()| match told_by {
-                Some(peer) => self.foca.announce(peer, &mut self.outbox),
-                None => Ok(()),
-            });
+            .and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut self.outbox));
         if let Err(error) = renewed {
             tracing::error!(%error, "come back under a higher epoch");
         }
@@ -114,7 +122,7 @@ impl Gossip {
 }
 
 /// A node that is given up again and again comes back at most this often, so that its epochs stay near the time.
-pub(super) const RENEW_PERIOD: Duration = Duration::from_secs(1);
+const RENEW_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often a person is told that two machines have one name.
 const CONFLICT_PERIOD: Duration = Duration::from_secs(10);

@@ -11,7 +11,8 @@ use super::packet::MAX_SWIM_BYTES;
 /// trip, that of a new connection included.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// One member is probed this often. Less than half of what others use: a crash shows in a second instead of two.
+    /// One member is probed this often. Half of what others use: a crash shows in a second instead of two, and an idle node
+    /// sends less than 500 bytes a second.
     pub probe_period: Duration,
     /// An answer that takes longer is asked for through others.
     pub probe_rtt: Duration,
@@ -26,8 +27,9 @@ pub struct Settings {
     pub exchange_period: Duration,
     /// ... and this long after a member came or went: by then the news has come round, but for the few it missed.
     pub settling_time: Duration,
-    /// A digest is said again after this, changed or not.
-    pub refresh_period: Duration,
+    /// A node that takes no figures of itself for so long says that its digest is stale. What stays the same is never said
+    /// again, as that would be most of what an idle cluster sends: whoever missed it has it from the next exchange.
+    pub stale_after: Duration,
     /// Addresses that are not members are tried this often, for a cluster that has split for good ...
     pub knock_period: Duration,
     /// ... and this often while there is no member at all.
@@ -37,14 +39,14 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            probe_period: Duration::from_millis(400),
+            probe_period: Duration::from_millis(500),
             probe_rtt: Duration::from_millis(150),
             gossip_period: Duration::from_millis(50),
             relay_delay: Duration::from_millis(5),
             relay_period: Duration::from_millis(50),
             exchange_period: Duration::from_secs(5),
             settling_time: Duration::from_secs(1),
-            refresh_period: Duration::from_secs(30),
+            stale_after: Duration::from_secs(90),
             knock_period: Duration::from_secs(30),
             lonely_knock_period: Duration::from_secs(2),
         }

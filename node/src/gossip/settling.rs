@@ -10,7 +10,6 @@ use rand::{RngExt, SeedableRng};
 use zdap_proto::name::NodeName;
 
 use super::outbox::Notice;
-use super::renewal::RENEW_PERIOD;
 use super::timers::Timers;
 use super::{Action, Gossip, Peer, new_foca, take_due};
 
@@ -81,8 +80,8 @@ impl Gossip {
                 }
                 Notice::GivenUp if self.has_left => {}
                 Notice::GivenUp => {
-                    let earliest = self.renewed_at.map_or(now, |at| at + RENEW_PERIOD);
-                    self.next.renew = Some(earliest.max(now));
+                    self.shared.lock().is_given_up = true;
+                    self.want_renewal(now);
                 }
             }
         }
@@ -133,7 +132,8 @@ impl Gossip {
                 self.actions.push_back(Action::Forgotten(member.name));
             }
         }
-        self.shared.lock().digests.expire(now);
+        let is_known = |node: &NodeName| *node == *self.me.name || names.contains(node);
+        self.shared.lock().digests.expire(now, is_known);
     }
 
     pub(super) fn lose_everybody(&mut self, now: Instant) {

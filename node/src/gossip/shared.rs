@@ -19,6 +19,10 @@ pub(super) struct Shared(Arc<Mutex<Overheard>>);
 pub(super) struct Overheard {
     /// This node, as it is called now.
     pub(super) me: Peer,
+    /// By whom the packet is that is being read.
+    pub(super) sender: Option<NodeName>,
+    /// Others think that it is down, and it has not come back yet.
+    pub(super) is_given_up: bool,
     /// The time of the call that runs.
     pub(super) now: Instant,
     /// The newest of every node.
@@ -48,6 +52,8 @@ impl Shared {
     pub(super) fn new(me: Peer, now: Instant) -> Self {
         Self(Arc::new(Mutex::new(Overheard {
             me,
+            sender: None,
+            is_given_up: false,
             now,
             digests: Digests::default(),
             news: Vec::new(),

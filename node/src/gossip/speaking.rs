@@ -28,15 +28,16 @@ impl Gossip {
             self.publisher.repeat();
         }
         let nodes = self.foca.num_members() + 1;
-        self.next.publish = self.publisher.due(nodes, self.settings.refresh_period, now);
+        let stale_after = self.settings.stale_after;
+        self.next.publish = self.publisher.due(nodes, stale_after, now);
         if take_due(&mut self.next.publish, now) {
             self.say(now);
-            self.next.publish = self.publisher.due(nodes, self.settings.refresh_period, now);
+            self.next.publish = self.publisher.due(nodes, stale_after, now);
         }
     }
 
     fn say(&mut self, now: Instant) {
-        let Some(report) = self.publisher.wanted().cloned() else {
+        let Some(report) = self.publisher.wanted(self.settings.stale_after, now) else {
             return;
         };
         if self.sequence == u32::MAX {
@@ -52,7 +53,7 @@ impl Gossip {
             report,
         };
         let bytes = digest.encode();
-        self.publisher.said(now, bytes.len());
+        self.publisher.said(digest.report.clone(), now, bytes.len());
         self.shared.lock().digests.merge(&digest, now);
         if let Err(error) = self.foca.add_broadcast(&bytes) {
             tracing::error!(%error, "pass this node's digest on");

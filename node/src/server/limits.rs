@@ -106,6 +106,8 @@ fn most(purpose: Purpose) -> usize {
         // A relay has one, and for a moment two; each may make the node hold 64 MiB.
         Purpose::Tunnel => 64,
         Purpose::Enrol => NEWCOMERS,
+        // A node has one, and those of its earlier lives until they have been silent for long enough.
+        Purpose::Gossip => 16,
     }
 }
 

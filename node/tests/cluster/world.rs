@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -13,11 +14,15 @@ use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, Transpor
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::runtime::Runtime;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use zdap_node::clock::Clock;
+use zdap_node::cluster::{GossipSetup, View};
 use zdap_node::config::{Config, StorageChoice};
 use zdap_node::faults::Faults;
+use zdap_node::machine::Figures;
+use zdap_node::node::Node;
 use zdap_node::state::{self, StateDir};
 use zdap_node::storage::Storage;
 use zdap_node::{Parts, runtime, storage};
@@ -35,6 +40,8 @@ use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Purpose};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+/// Longer than anything takes, also on a machine that does much else.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A machine with the resource `orders`: its disk, its engine and its state directory outlive the node that runs on it.
 pub(crate) struct Machine {
@@ -54,6 +61,16 @@ pub(crate) struct Running {
     served: JoinHandle<anyhow::Result<()>>,
     /// The directories it works on.
     _machine: [Arc<TempDir>; 2],
+}
+
+/// A node on a runtime of its own.
+pub(crate) struct Apart {
+    running: Option<Running>,
+    /// Gone when the node is.
+    pub(crate) node: Weak<Node>,
+    /// What it believes.
+    pub(crate) views: watch::Receiver<Arc<View>>,
+    runtime: Option<Runtime>,
 }
 
 /// Somebody with a certificate, connected for requests.
@@ -83,6 +100,10 @@ impl Machine {
         }
     }
 
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
     pub(crate) fn invites(&self) -> PathBuf {
         self.state.path().join("invites.json")
     }
@@ -104,28 +125,11 @@ impl Machine {
         port: u16,
         token: Option<&Token>,
     ) -> anyhow::Result<Running> {
-        let config = Config {
-            storage: StorageChoice::Directory(PathBuf::from("/in/memory")),
-            config_dir: self.resources.path().to_owned(),
-            network_address: "127.0.0.1".parse().map_err(anyhow::Error::msg)?,
-            api_port: port,
-            state_dir: self.state.path().to_owned(),
-            node_name: self.name.parse()?,
-            runtime: None,
-        };
-        let state = StateDir::lock(&config.state_dir)?;
-        let membership = state::membership(&state, &config.node_name, token, Utc::now()).await?;
-        let identity = membership.identity.clone();
-        let parts = Parts {
-            resources: zdap_node::resource::watch::open(&config.config_dir)?,
-            state,
-            membership,
-            socket: bind(port).await?.into(),
-            storage: Arc::new(self.storage.reopened(faults)),
-            runtime: Arc::new(self.runtime.clone()),
-            clock: Clock::Machine,
-        };
-        let address = parts.socket.local_addr()?.to_string();
+        let (config, parts) = self.parts(faults, port, token).await?;
+        let (address, identity) = (
+            parts.socket.local_addr()?.to_string(),
+            parts.membership.identity.clone(),
+        );
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(async move {
             let shutdown = async {
@@ -141,6 +145,96 @@ impl Machine {
             served,
             _machine: [Arc::clone(&self.state), Arc::clone(&self.resources)],
         })
+    }
+
+    /// Starts a node that can be watched, and killed: it runs apart from the test.
+    pub(crate) async fn start_apart(&self, port: u16, token: Option<&Token>) -> anyhow::Result<Apart> {
+        let (config, parts) = self.parts(Faults::none(), port, token).await?;
+        let (address, identity) = (
+            parts.socket.local_addr()?.to_string(),
+            parts.membership.identity.clone(),
+        );
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = oneshot::channel();
+        let (show, shown) = oneshot::channel();
+        let mut served = runtime.spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            let started = |node: &Arc<Node>| {
+                let _ = show.send((Arc::downgrade(node), node.cluster.watch()));
+            };
+            zdap_node::serve_watched(&config, parts, started, shutdown).await
+        });
+        let runtime = Some(runtime);
+        let (node, views) = tokio::select! {
+            Ok(shown) = shown => shown,
+            ended = &mut served => {
+                let mut runtime = runtime;
+                if let Some(runtime) = runtime.take() {
+                    runtime.shutdown_background();
+                }
+                return Err(ended?.unwrap_err());
+            }
+        };
+        let running = Running {
+            address,
+            ca: ClusterCa::load(self.state.path())?,
+            identity,
+            stop,
+            served,
+            _machine: [Arc::clone(&self.state), Arc::clone(&self.resources)],
+        };
+        Ok(Apart {
+            running: Some(running),
+            node,
+            views,
+            runtime,
+        })
+    }
+
+    /// A second machine with a copy of this one's state directory.
+    pub(crate) fn cloned(&self) -> Self {
+        let copy = Self::new(self.name);
+        for file in std::fs::read_dir(self.state.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.state.path().join(file.file_name())).unwrap();
+        }
+        copy
+    }
+
+    async fn parts(
+        &self,
+        faults: Faults,
+        port: u16,
+        token: Option<&Token>,
+    ) -> anyhow::Result<(Config, Parts)> {
+        let config = Config {
+            storage: StorageChoice::Directory(PathBuf::from("/in/memory")),
+            config_dir: self.resources.path().to_owned(),
+            network_address: "127.0.0.1".parse().map_err(anyhow::Error::msg)?,
+            api_port: port,
+            state_dir: self.state.path().to_owned(),
+            node_name: self.name.parse()?,
+            runtime: None,
+        };
+        let state = StateDir::lock(&config.state_dir)?;
+        let membership = state::membership(&state, &config.node_name, token, Utc::now()).await?;
+        let parts = Parts {
+            resources: zdap_node::resource::watch::open(&config.config_dir)?,
+            state,
+            membership,
+            socket: bind(port).await?.into(),
+            storage: Arc::new(self.storage.reopened(faults)),
+            runtime: Arc::new(self.runtime.clone()),
+            clock: Clock::Machine,
+            figures: Figures::Proc,
+            gossip: GossipSetup::default(),
+        };
+        Ok((config, parts))
     }
 
     pub(crate) async fn clones(&self) -> Vec<CloneRecord> {
@@ -248,6 +342,49 @@ impl Running {
         let back = receive.read_to_end(64).await.unwrap();
         assert_eq!(back, b"select 1");
         Ok(())
+    }
+}
+
+impl Apart {
+    /// Waits until the node believes something.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&View) -> bool) {
+        let mut views = self.views.clone();
+        let waited = tokio::time::timeout(SOON, views.wait_for(|view| is_so(view))).await;
+        if !matches!(waited, Ok(Ok(_))) {
+            panic!("{what}: {:#?}", self.views.borrow());
+        }
+    }
+
+    /// Ends the node as a crash does: nobody is told anything.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    /// Asks the node to stop, and waits until it has.
+    pub(crate) async fn stop(mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop().await;
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Deref for Apart {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Many nodes' gossip in one thread, on a clock that is only numbers: one seed, one course of events.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,9 +15,11 @@ use zdap_proto::name::{ClusterId, NodeName};
 
 use super::network::{Event, Happening};
 
-/// What a datagram costs beside its payload: IPv4 and UDP 28, QUIC's short header 11, the frame 3, the seal 16. QUIC's own
-/// acknowledgements are not counted.
-pub(crate) const WIRE_OVERHEAD: u64 = 58;
+/// What a packet costs beside its frames: IPv4 and UDP 28, QUIC's short header 10, the seal 16.
+pub(crate) const PACKET_OVERHEAD: u64 = 54;
+
+/// What a datagram costs beside its payload: the frame is 3. QUIC's own acknowledgements are counted apart.
+pub(crate) const WIRE_OVERHEAD: u64 = PACKET_OVERHEAD + 3;
 
 /// A cluster, its network and its time.
 pub(crate) struct Cluster {
@@ -79,6 +81,9 @@ pub(crate) struct Node {
     pub(crate) stalled_until: Option<Instant>,
     pub(crate) packet_bytes: u64,
     pub(crate) stream_bytes: u64,
+    pub(crate) acknowledgement_bytes: u64,
+    /// Whose last packet is not acknowledged yet, and since when.
+    pub(crate) unacknowledged: BTreeMap<usize, Instant>,
 }
 
 impl Cluster {
@@ -96,6 +101,8 @@ impl Cluster {
                 stalled_until: None,
                 packet_bytes: 0,
                 stream_bytes: 0,
+                acknowledgement_bytes: 0,
+                unacknowledged: BTreeMap::new(),
             }
         };
         Self {
@@ -239,6 +246,11 @@ impl Cluster {
         nodes.fold((0, 0), |(packets, streams), node| {
             (packets + node.packet_bytes, streams + node.stream_bytes)
         })
+    }
+
+    /// Returns the bytes of QUIC's acknowledgements of packets that all nodes have sent.
+    pub(crate) fn acknowledgement_bytes(&self) -> u64 {
+        self.nodes.iter().map(|node| node.acknowledgement_bytes).sum()
     }
 
     /// Whether every node that is up knows every other as alive, and no further one.

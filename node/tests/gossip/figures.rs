@@ -46,6 +46,6 @@ fn a_split_heals_within_seconds() {
 #[test]
 fn a_cluster_in_which_nothing_happens_sends_little() {
     let idle = measure::idle(10, Duration::from_secs(20), 15);
-    assert!(idle.packets + idle.streams <= 500.0, "{idle:?}");
-    assert!(idle.with_refresh.is_some_and(|rate| rate <= 1000.0), "{idle:?}");
+    let all = idle.packets + idle.streams + idle.acknowledgements;
+    assert!(all <= 500.0, "{idle:?}");
 }

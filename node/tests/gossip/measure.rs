@@ -244,45 +244,42 @@ pub(crate) fn heal(nodes: usize, split: Duration, seeds: std::ops::Range<u64>) -
 /// Bytes a second that each node sends.
 #[derive(Debug)]
 pub(crate) struct Idle {
-    /// In packets, with nothing to say.
+    /// In packets.
     pub(crate) packets: f64,
-    /// On streams, with nothing to say.
+    /// On streams, in exchanges.
     pub(crate) streams: f64,
-    /// Altogether, with every node's digest said again every 30 s. Not of large clusters, which take too long.
-    pub(crate) with_refresh: Option<f64>,
+    /// QUIC's acknowledgements of the packets.
+    pub(crate) acknowledgements: f64,
 }
 
-/// Watches a cluster in which nothing happens.
+/// Watches a cluster in which nothing happens: every node has said how it is, and takes its figures every 10 s.
 pub(crate) fn idle(nodes: usize, time: Duration, seed: u64) -> Idle {
-    let rate = |cluster: &mut Cluster| {
-        let before = cluster.bytes();
-        cluster.run_for(time);
-        let after = cluster.bytes();
-        let each = |bytes: u64| bytes as f64 / nodes as f64 / time.as_secs_f64();
-        (each(after.0 - before.0), each(after.1 - before.1))
-    };
-    let mut cluster = Cluster::knit(nodes, seed, quiet());
-    let (packets, streams) = rate(&mut cluster);
-    let with_refresh = (nodes < 1000).then(|| {
-        let mut cluster = Cluster::knit(nodes, seed, Settings::default());
+    let mut cluster = Cluster::knit(nodes, seed, Settings::default());
+    for node in 0..nodes {
+        cluster.publish(node, report(1));
+    }
+    cluster.run_for(Duration::from_secs(30));
+    let before = (cluster.bytes(), cluster.acknowledgement_bytes());
+    let end = cluster.now() + time;
+    while cluster.now() < end {
         for node in 0..nodes {
             cluster.publish(node, report(1));
-            cluster.run_for(Duration::from_secs(30) / u32::try_from(nodes).unwrap());
         }
-        let (packets, streams) = rate(&mut cluster);
-        packets + streams
-    });
+        cluster.run_for(Duration::from_secs(10).min(end - cluster.now()));
+    }
+    let after = (cluster.bytes(), cluster.acknowledgement_bytes());
+    let each = |bytes: u64| bytes as f64 / nodes as f64 / time.as_secs_f64();
     Idle {
-        packets,
-        streams,
-        with_refresh,
+        packets: each(after.0.0 - before.0.0),
+        streams: each(after.0.1 - before.0.1),
+        acknowledgements: each(after.1 - before.1),
     }
 }
 
-/// Settings with which a node that said something does not say it again during a measurement.
+/// Settings with which a node that said something need not be told again that it is so.
 pub(crate) fn quiet() -> Settings {
     Settings {
-        refresh_period: Duration::from_hours(10),
+        stale_after: Duration::from_hours(10),
         ..Settings::default()
     }
 }

@@ -9,7 +9,7 @@ use rand::RngExt;
 use zdap_node::gossip::{Action, Knowledge, MAX_PACKET_BYTES, PacketError};
 use zdap_proto::name::NodeName;
 
-use super::cluster::{Cluster, Seen, WIRE_OVERHEAD, What};
+use super::cluster::{Cluster, PACKET_OVERHEAD, Seen, WIRE_OVERHEAD, What};
 
 /// Something that is to happen to a node.
 pub(crate) struct Event {
@@ -65,6 +65,7 @@ impl Cluster {
                 for part in [passed, from as u64, to as u64, bytes.len() as u64] {
                     self.trace = (self.trace ^ part).wrapping_mul(0x0100_0000_01b3);
                 }
+                self.receive(from, to);
                 let from = self.nodes[from].name.clone();
                 match self.with(to, |gossip| gossip.handle_packet(&from, &bytes, now)) {
                     // The address was another node's.
@@ -167,12 +168,37 @@ impl Cluster {
         }
     }
 
+    /// Notes that a packet is to be acknowledged: alone, unless another comes or goes soon.
+    fn receive(&mut self, from: usize, to: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[to];
+        match node.unacknowledged.insert(from, now) {
+            // One for both.
+            Some(since) if now - since < ACKNOWLEDGE_WITHIN => {
+                node.unacknowledged.remove(&from);
+            }
+            Some(_) | None => node.acknowledgement_bytes += PACKET_OVERHEAD + ACKNOWLEDGEMENT,
+        }
+    }
+
+    /// Has a packet that is sent carry the acknowledgement of one that has just come.
+    fn acknowledge_within(&mut self, from: usize, to: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[from];
+        if let Some(since) = node.unacknowledged.remove(&to)
+            && now - since < ACKNOWLEDGE_WITHIN
+        {
+            node.acknowledgement_bytes -= PACKET_OVERHEAD;
+        }
+    }
+
     fn send(&mut self, from: usize, to: SocketAddr, packet: Vec<u8>) {
         let is_lost = self.network.loss > 0.0 && self.rng.random_bool(self.network.loss);
         if let Some(to) = self.index_at(to)
             && !is_lost
             && let Some(at) = self.arrival(from, to)
         {
+            self.acknowledge_within(from, to);
             let bytes = packet.into();
             self.push(at, Happening::Packet { from, to, bytes });
         }
@@ -249,3 +275,9 @@ impl PartialEq for Event {
 }
 
 impl Eq for Event {}
+
+/// QUIC's default.
+const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(25);
+
+/// Bytes of the frame: its type, the newest packet, the delay, no gaps, how many.
+const ACKNOWLEDGEMENT: u64 = 7;

@@ -202,10 +202,42 @@ fn many_changes_are_said_once_a_period_and_a_drain_at_once() {
 }
 
 #[test]
-fn a_report_that_stays_the_same_is_said_again_every_thirty_seconds() {
-    let mut cluster = Cluster::knit(3, 30, Settings::default());
+fn a_report_that_stays_the_same_is_said_once_and_known_for_days() {
+    // Slow, for the sake of the test.
+    let settings = Settings {
+        probe_period: Duration::from_mins(1),
+        gossip_period: Duration::from_mins(1),
+        exchange_period: Duration::from_mins(1),
+        ..Settings::default()
+    };
+    let mut cluster = Cluster::knit(3, 30, settings);
+    let mut heard = 0;
+    for _ in 0..25 * 60 {
+        cluster.publish(0, report(1));
+        let seen = cluster.run_for(Duration::from_mins(1));
+        heard += seen
+            .iter()
+            .filter(|seen| matches!(seen.what, What::Digest(..)))
+            .count();
+    }
+    assert_eq!(heard, 2, "by both others");
+    for node in 0..3 {
+        assert_eq!(cluster.gossip(node).digests(cluster.now()).len(), 1);
+    }
+}
+
+#[test]
+fn a_node_that_takes_no_figures_any_more_says_so() {
+    let mut cluster = Cluster::knit(3, 31, Settings::default());
+    for _ in 0..4 {
+        cluster.publish(0, report(1));
+        cluster.run_for(Duration::from_mins(1));
+    }
+    let says = |seen: &Seen, stale| matches!(&seen.what, What::Digest(0, digest) if digest.report.flags.stale == stale);
+    let (time, _) = cluster.run_until(Duration::from_mins(1), |seen| says(seen, true));
+    assert!(time.is_some_and(|time| time.as_secs() == 30), "{time:?}");
+    cluster.run_for(Duration::from_secs(2));
     cluster.publish(0, report(1));
-    let seen = cluster.run_for(Duration::from_secs(95));
-    let heard = seen.iter().filter(|seen| matches!(seen.what, What::Digest(0, _)));
-    assert_eq!(heard.count(), 4 * 2, "at 0, 30, 60 and 90 s, by both others");
+    let (time, _) = cluster.run_until(Duration::from_mins(1), |seen| says(seen, false));
+    assert!(time.is_some_and(|time| time.as_millis() < 10), "{time:?}");
 }

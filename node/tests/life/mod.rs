@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -15,8 +16,10 @@ use tokio::sync::watch;
 use zdap_node::bases::{Bases, RestoreState};
 use zdap_node::clock::Clock;
 use zdap_node::clones::{Clones, Order};
+use zdap_node::cluster::{Cluster, GossipSetup};
 use zdap_node::faults::Faults;
 use zdap_node::invites::Invites;
+use zdap_node::machine::Figures;
 use zdap_node::node::Node;
 use zdap_node::resource::Resource;
 use zdap_node::resource::catalogue::Catalogue;
@@ -118,8 +121,22 @@ impl Life {
         let instances = engine.instances().await.unwrap();
         let bases = Bases::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, stopping);
         let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
+        let (cluster, _) = Cluster::open(
+            state.path(),
+            ca.cluster().clone(),
+            name.clone(),
+            "127.0.0.1:1".parse().unwrap(),
+            "127.0.0.1:1".to_owned(),
+            Utc::now(),
+            GossipSetup::default(),
+        )
+        .unwrap();
         let node = Node {
             name,
+            certified: watch::Sender::new(identity.clone()),
+            is_measured: AtomicBool::new(true),
+            figures: Figures::Proc,
+            cluster,
             address: "127.0.0.1:1".to_owned(),
             invites: Invites::load(state.path().join("invites.json")).unwrap(),
             relay_program: PathBuf::new(),

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use zdap_node::cluster::{Seen, View};
+use zdap_node::gossip::MemberState;
 use zdap_node::runtime::{InstanceId, Runtime};
 use zdap_node::storage::Storage;
 use zdap_proto::message::{CloneRecord, CloneState};
-use zdap_proto::name::CloneId;
+use zdap_proto::name::{CloneId, NodeName};
 
 use crate::people::{Ledger, People, Told};
 use crate::world::World;
@@ -204,8 +206,21 @@ fn destroyed_means_gone(disks: &Disks, ledger: &Ledger) -> Vec<String> {
 }
 
 /// Nodes promise no room that nobody asks for any more.
-fn the_reservations_are_gone(_world: &World) -> Vec<String> {
-    Vec::new()
+fn the_reservations_are_gone(world: &World) -> Vec<String> {
+    let mut left = Vec::new();
+    for machine in &world.machines {
+        let Some(node) = machine.node() else { continue };
+        let view = node.cluster.view();
+        let digest = view
+            .members
+            .get(&machine.name)
+            .and_then(|seen| seen.digest.as_ref());
+        let count = digest.map_or(0, |heard| heard.digest.report.reservations);
+        if count > 0 {
+            left.push(format!("{} promises {count} places", machine.name));
+        }
+    }
+    left
 }
 
 /// Whoever has a clone reaches its database, whichever node they go to.
@@ -229,13 +244,79 @@ async fn every_clone_is_reached_through_every_node(
 }
 
 /// All nodes see the same of each other.
-pub(crate) fn views_agree(_world: &World) -> Vec<Broken> {
-    Vec::new()
+pub(crate) fn views_agree(world: &World) -> Vec<Broken> {
+    let mut wrong = Vec::new();
+    let mut own = BTreeMap::new();
+    for machine in &world.machines {
+        match machine.node() {
+            Some(node) => {
+                own.insert(machine.name.clone(), node.cluster.view());
+            }
+            None => wrong.push(format!("{} does not serve", machine.name)),
+        }
+    }
+    for (viewer, view) in &own {
+        for of in own.keys().filter(|of| *of != viewer) {
+            wrong.extend(differs(viewer, view, of, &own[of]));
+        }
+        let strangers = view.members.keys().filter(|name| !own.contains_key(*name));
+        wrong.extend(strangers.map(|name| format!("{viewer} knows {name}, which is not there")));
+    }
+    let broken = wrong.into_iter().map(|how| Broken {
+        invariant: "views_agree",
+        how,
+    });
+    broken.collect()
+}
+
+/// Says how what a node believes of another differs from what that one says of itself.
+fn differs(viewer: &NodeName, view: &View, of: &NodeName, own: &View) -> Option<String> {
+    let Some(seen) = view.members.get(of) else {
+        return Some(format!("{viewer} does not know {of}"));
+    };
+    if seen.state != MemberState::Alive {
+        return Some(format!("{viewer} thinks that {of} is {:?}", seen.state));
+    }
+    let told = &own.members[of];
+    if seen.epoch != told.epoch {
+        return Some(format!(
+            "{viewer} knows {of} by epoch {}, it is {}",
+            seen.epoch, told.epoch
+        ));
+    }
+    let report = |seen: &Seen| seen.digest.as_ref().map(|heard| heard.digest.report.clone());
+    if report(seen) != report(told) {
+        return Some(format!(
+            "{viewer} has heard of {of} {:?}, it says {:?}",
+            report(seen),
+            report(told)
+        ));
+    }
+    let hash = |seen: &Seen| seen.catalog.as_ref().map(|catalog| catalog.hash);
+    (hash(seen) != hash(told)).then(|| format!("{viewer} has another catalog of {of} than {of} itself"))
 }
 
 /// Returns as soon as a node thinks that another is down.
-pub(crate) async fn watch_for_false_downs(_world: Arc<World>) -> Option<Broken> {
-    None
+pub(crate) async fn watch_for_false_downs(world: Arc<World>) -> Broken {
+    loop {
+        for machine in &world.machines {
+            let Some(node) = machine.node() else { continue };
+            let view = node.cluster.view();
+            let mut down = view
+                .members
+                .iter()
+                .filter(|(_, seen)| seen.state == MemberState::Down);
+            if let Some((name, _)) = down.next() {
+                let how = format!("{} thinks that {name} is down", machine.name);
+                world.say(&how);
+                return Broken {
+                    invariant: "no_healthy_node_is_down",
+                    how,
+                };
+            }
+        }
+        sleep(AGAIN).await;
+    }
 }
 
 /// Views agree after this, when all is quiet.

@@ -92,7 +92,7 @@ async fn story(seed: u64) -> Ending {
     while work.join_next().await.is_some() {}
     if let Some(watch) = watch {
         watch.abort();
-        if let Ok(Some(seen)) = watch.await {
+        if let Ok(seen) = watch.await {
             broken.push(seen);
         }
     }

@@ -14,8 +14,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use zdap_node::Parts;
 use zdap_node::clock::Clock;
+use zdap_node::cluster::{self, GossipSetup};
 use zdap_node::config::{Config, StorageChoice};
 use zdap_node::faults::Faults;
+use zdap_node::gossip::Settings;
+use zdap_node::machine::{self, Figures};
+use zdap_node::node::Node;
 use zdap_node::state::{Membership, Origin, StateDir};
 use zdap_node::storage::Storage;
 use zdap_node::{runtime, storage};
@@ -52,6 +56,8 @@ struct Inner {
     state_dir: PathBuf,
     lives: usize,
     life: Option<Life>,
+    /// The node, once it serves.
+    node: Option<Arc<Node>>,
     /// How often the disk was lost with all that was on it.
     losses: usize,
 }
@@ -65,26 +71,32 @@ struct Life {
 impl World {
     /// Makes the machines of a plan, each with one snapshot of each resource; none runs a node yet.
     pub(crate) async fn new(plan: &Plan, rng: &mut StdRng) -> Arc<Self> {
-        let directory = tempfile::tempdir().unwrap();
+        // Where the state directories lie is of no consequence, and in memory they cost no time.
+        let memory = Path::new("/dev/shm");
+        let directory = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        };
+        let directory = directory.unwrap();
         write_resources(&directory.path().join("resources"));
         let ca = ClusterCa::found(Utc::now()).unwrap();
         let mut machines = Vec::new();
         for index in 0..plan.nodes {
             let name: NodeName = format!("node-{index}").parse().unwrap();
             let state_dir = directory.path().join(format!("{name}-0"));
-            fresh_state(&state_dir, &ca, &name);
-            let octet = u8::try_from(index + 1).unwrap();
+            fresh_state(&state_dir, &ca, &name, plan.nodes);
             let inner = Inner {
                 storage: disk().await,
                 runtime: runtime::memory::Memory::new().with_doors(),
                 state_dir,
                 lives: 0,
                 life: None,
+                node: None,
                 losses: 0,
             };
             machines.push(Machine {
                 name,
-                address: SocketAddr::from((Ipv4Addr::new(10, 0, 0, octet), 43_210)),
+                address: address_of(index),
                 clock: Clock::simulated(noon()),
                 inner: Mutex::new(inner),
             });
@@ -133,11 +145,13 @@ impl World {
             stop,
         });
         self.say(format_args!("{} starts", machine.name));
+        let world = Arc::clone(self);
         let served = tokio::spawn(async move {
             let shutdown = async {
                 let _ = stopped.await;
             };
-            zdap_node::serve(&config, parts, shutdown).await
+            let started = |node: &Arc<Node>| world.machines[index].inner().node = Some(Arc::clone(node));
+            zdap_node::serve_watched(&config, parts, started, shutdown).await
         });
         let world = Arc::clone(self);
         tokio::spawn(async move {
@@ -159,6 +173,7 @@ impl World {
         let machine = &self.machines[index];
         let mut inner = machine.inner();
         let Some(life) = inner.life.take() else { return };
+        inner.node = None;
         self.network.kill(machine.address);
         life.faults.stop();
         // What is left of it can do nothing any more. It is told to end so that it does not go on for ever.
@@ -186,7 +201,7 @@ impl World {
             }
             Finds::NothingButItsKey => {
                 std::fs::remove_dir_all(&state_dir).unwrap();
-                fresh_state(&state_dir, &self.ca, &machine.name);
+                fresh_state(&state_dir, &self.ca, &machine.name, self.machines.len());
                 let disk = disk().await;
                 let mut inner = machine.inner();
                 inner.storage = disk;
@@ -233,6 +248,16 @@ impl World {
             storage: Arc::new(inner.storage.reopened(faults.clone())),
             runtime: Arc::new(inner.runtime.reopened(faults.clone())),
             clock: machine.clock.clone(),
+            figures: Figures::Fixed(machine::Machine {
+                available_memory_bytes: 8 << 30,
+                total_memory_bytes: 16 << 30,
+                load: [0.5; 3],
+            }),
+            gossip: GossipSetup {
+                settings: Settings::default(),
+                rng: self.chance(),
+                own_thread: false,
+            },
         };
         (config, parts)
     }
@@ -255,6 +280,11 @@ impl Machine {
     /// Returns what goes wrong in the life of the node that runs, if one does.
     pub(crate) fn faults(&self) -> Option<Faults> {
         self.inner().life.as_ref().map(|life| life.faults.clone())
+    }
+
+    /// Returns the node that serves, if one does.
+    pub(crate) fn node(&self) -> Option<Arc<Node>> {
+        self.inner().node.clone()
     }
 
     pub(crate) fn storage(&self) -> storage::memory::Memory {
@@ -292,12 +322,20 @@ async fn disk() -> storage::memory::Memory {
     disk
 }
 
-fn fresh_state(directory: &Path, ca: &ClusterCa, name: &NodeName) {
+/// What a node has that has just joined: its key, the CA, and where the others are.
+fn fresh_state(directory: &Path, ca: &ClusterCa, name: &NodeName, nodes: usize) {
     std::fs::create_dir(directory).unwrap();
     let subject = Subject::Node(name.clone());
     let identity = ca.identity(&subject, YEARS, Utc::now()).unwrap();
     ca.save(directory).unwrap();
     identity.save(directory).unwrap();
+    let addresses: Vec<_> = (0..nodes).map(|index| address_of(index).to_string()).collect();
+    cluster::remember(directory, &addresses).unwrap();
+}
+
+fn address_of(node: usize) -> SocketAddr {
+    let octet = u8::try_from(node + 1).unwrap();
+    SocketAddr::from((Ipv4Addr::new(10, 0, 0, octet), 43_210))
 }
 
 fn write_resources(directory: &Path) {
