@@ -290,6 +290,7 @@ impl Cluster {
     ) {
         loop {
             tokio::select! {
+                biased; // so that a simulation is the same each time
                 packet = connection.read_datagram() => {
                     let Ok(bytes) = packet else { return };
                     if !crate::server::is_still_valid(connection, valid_until) {

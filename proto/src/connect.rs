@@ -244,6 +244,7 @@ where
             running.spawn(attempt);
         }
         tokio::select! {
+            biased; // so that a simulation is the same each time
             ended = running.join_next() => match ended {
                 Some(Ok(Ok(winner))) => return Ok(winner),
                 Some(Ok(Err(error))) => errors.push(error),

@@ -120,6 +120,7 @@ pub async fn splice<L: Local>(
         let mut deadline = None;
         loop {
             tokio::select! {
+                biased; // so that a simulation is the same each time
                 ended = &mut to_stream, if to_stream_open => match ended {
                     Ok(End::Finished) => to_stream_open = false,
                     // The other end has closed for good. Its last words may still be on their way here.

@@ -21,6 +21,7 @@ pub async fn keep_telling(node: Arc<Node>) {
     loop {
         tell(&node, &mut resources);
         tokio::select! {
+            biased; // so that a simulation is the same each time
             () = node.cluster.board.changed.notified() => {}
             () = node.clones.changed() => {}
             () = node.bases.changed() => {}

@@ -13,10 +13,13 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 /// Lives through seeds, and says of each that broke something how to see it again.
-fn hold(seeds: Range<u64>) {
+fn hold(seeds: Range<u64>, is_told: bool) {
     let mut report = String::new();
     for seed in seeds {
         let ending = story::live(seed);
+        if is_told {
+            println!("{}\n{} packets", ending.log.join("\n"), ending.trace.1);
+        }
         if !ending.broken.is_empty() {
             let _ = writeln!(report, "just sim {seed}");
             for broken in &ending.broken {
@@ -35,7 +38,7 @@ macro_rules! seeds {
         $(
             #[test]
             fn $name() {
-                hold($seeds);
+                hold($seeds, false);
             }
         )*
     };
@@ -68,14 +71,5 @@ fn a_seed_is_the_same_story_each_time() {
 fn the_seeds_that_are_asked_for_hold() {
     let number = |name: &str, otherwise| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
     let (start, count) = (number("ZDAP_SIM_START", 0), number("ZDAP_SIM_COUNT", 1));
-    if count == 1 {
-        let ending = story::live(start);
-        println!(
-            "{}\n{:?}: {} packets",
-            ending.log.join("\n"),
-            ending.trace.0,
-            ending.trace.1
-        );
-    }
-    hold(start..start + count);
+    hold(start..start + count, count == 1);
 }
