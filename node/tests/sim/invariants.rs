@@ -13,6 +13,7 @@ use zdap_proto::message::{CloneRecord, CloneState};
 use zdap_proto::name::{CloneId, NodeName};
 
 use crate::people::{Ledger, People, Told};
+use crate::plan::PEOPLE;
 use crate::world::World;
 
 /// An invariant that does not hold.
@@ -40,6 +41,7 @@ pub(crate) async fn look(world: &Arc<World>, people: &People) -> Vec<Broken> {
         disks.push(machine.records().await);
     }
     let orphans = no_orphan_dataset_or_instance(world).await;
+    let unlisted = every_node_lists_every_clone(world, people, &disks).await;
     let unreached = every_clone_is_reached_through_every_node(world, people, &disks).await;
     let ledger = people.ledger();
     let found = [
@@ -60,9 +62,12 @@ pub(crate) async fn look(world: &Arc<World>, people: &People) -> Vec<Broken> {
         ("destroyed_means_gone", destroyed_means_gone(&disks, &ledger)),
         ("the_reservations_are_gone", the_reservations_are_gone(world)),
         ("every_clone_is_reached_through_every_node", unreached),
+        ("every_node_lists_every_clone", unlisted),
         ("nobody_was_told_anything_wrong", ledger.wrong.clone()),
     ];
-    for (invariant, hows) in found {
+    drop(ledger);
+    let unmade = every_node_makes_a_clone(world, people).await;
+    for (invariant, hows) in found.into_iter().chain([("every_node_makes_a_clone", unmade)]) {
         broken.extend(hows.into_iter().map(|how| Broken { invariant, how }));
     }
     broken
@@ -231,7 +236,7 @@ async fn every_clone_is_reached_through_every_node(
 ) -> Vec<String> {
     let mut unreached = Vec::new();
     for record in disks.iter().flatten() {
-        let Some(person) = (0..crate::plan::PEOPLE).find(|index| people.name(*index) == &record.owner) else {
+        let Some(person) = (0..PEOPLE).find(|index| people.name(*index) == &record.owner) else {
             continue;
         };
         for node in 0..world.machines.len() {
@@ -241,6 +246,40 @@ async fn every_clone_is_reached_through_every_node(
         }
     }
     unreached
+}
+
+/// Each node shows people all clones that they have, wherever these are.
+async fn every_node_lists_every_clone(world: &World, people: &People, disks: &Disks) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for person in 0..PEOPLE {
+        let name = people.name(person);
+        let theirs = disks.iter().flatten().filter(|record| &record.owner == name);
+        let there: BTreeSet<_> = theirs.map(|record| record.id.clone()).collect();
+        for node in 0..world.machines.len() {
+            match people.list(person, node).await {
+                Ok(listed) => {
+                    let ids: Vec<_> = listed.into_iter().map(|clone| clone.id).collect();
+                    let shown: BTreeSet<_> = ids.iter().cloned().collect();
+                    if shown != there || ids.len() != shown.len() {
+                        wrong.push(format!("node-{node} shows {name} {ids:?}, there are {there:?}"));
+                    }
+                }
+                Err(reason) => wrong.push(format!("node-{node} shows {name} nothing: {reason}")),
+            }
+        }
+    }
+    wrong
+}
+
+/// Whoever asks any node for a clone has it.
+async fn every_node_makes_a_clone(world: &World, people: &People) -> Vec<String> {
+    let mut unmade = Vec::new();
+    for node in 0..world.machines.len() {
+        if let Err(reason) = people.attach_once(0, node, world.chance()).await {
+            unmade.push(format!("node-{node}: {reason}"));
+        }
+    }
+    unmade
 }
 
 /// All nodes see the same of each other.

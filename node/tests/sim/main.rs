@@ -10,7 +10,13 @@ mod story;
 mod world;
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Lives through seeds, and says of each that broke something how to see it again.
 fn hold(seeds: Range<u64>, is_told: bool) {
@@ -65,11 +71,49 @@ fn a_seed_is_the_same_story_each_time() {
     }
 }
 
-/// For a run by hand: as many seeds as `ZDAP_SIM_COUNT` says, from `ZDAP_SIM_START` on; one alone is told in full.
+/// For a run by hand: as many seeds as `ZDAP_SIM_COUNT` says, from `ZDAP_SIM_START` on, on all processors; one alone is told
+/// in full, with the nodes' own log if `RUST_LOG` asks for it.
 #[test]
 #[ignore = "by hand: `just sim`"]
 fn the_seeds_that_are_asked_for_hold() {
     let number = |name: &str, otherwise| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
     let (start, count) = (number("ZDAP_SIM_START", 0), number("ZDAP_SIM_COUNT", 1));
-    hold(start..start + count, count == 1);
+    if count == 1 {
+        tell_all();
+        return hold(start..start + count, true);
+    }
+    let next = AtomicU64::new(start);
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= start + count {
+                        return;
+                    }
+                    hold(seed..seed + 1, false);
+                }
+            });
+        }
+    });
+}
+
+/// Has the log printed, with the time of the simulation.
+fn tell_all() {
+    struct Simulated(std::sync::OnceLock<tokio::time::Instant>);
+
+    impl FormatTime for Simulated {
+        fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+            let now = tokio::time::Instant::now();
+            let began = *self.0.get_or_init(|| now);
+            write!(writer, "{:9.3}", (now - began).as_secs_f64())
+        }
+    }
+
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_default_env())
+        .with_timer(Simulated(std::sync::OnceLock::new()))
+        .with_test_writer();
+    log.init();
 }

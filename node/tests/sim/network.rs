@@ -235,7 +235,11 @@ impl Wires {
     fn note(&mut self, microseconds: u128, from: SocketAddr, to: SocketAddr, length: usize) {
         if let Ok(path) = std::env::var("ZDAP_TRACE") {
             use std::io::Write;
-            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+            let mut file = std::fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(path)
+                .unwrap();
             writeln!(file, "{microseconds} {from} {to} {length}").unwrap();
         }
         let ends = [from, to].map(|end| format!("{end}"));

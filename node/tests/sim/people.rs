@@ -21,7 +21,7 @@ use zdap_proto::name::{CloneId, RequestId, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{Close, Purpose, client_endpoint_on};
 
-use crate::plan::PEOPLE;
+use crate::plan::{LASTING, PEOPLE};
 use crate::world::{World, YEARS};
 
 /// All who use the cluster, and what they were told.
@@ -101,6 +101,26 @@ impl People {
         &self.people[person].name
     }
 
+    /// Asks for a clone through a node, once.
+    pub(crate) async fn attach_once(
+        &self,
+        person: usize,
+        node: usize,
+        mut rng: StdRng,
+    ) -> Result<CloneView, String> {
+        let owner = &self.people[person].name;
+        let request_id: RequestId = format!("{:032x}", rng.random::<u128>()).parse().unwrap();
+        match self.ask(person, node, &order(LASTING, &request_id, false)).await {
+            Ok(Answer::Created { clone, .. }) => {
+                let losses: Vec<_> = self.world.machines.iter().map(Machine::losses).collect();
+                self.note(owner.clone(), request_id, clone.clone(), &losses).await;
+                Ok(clone)
+            }
+            Ok(other) => Err(format!("{other:?}")),
+            Err(reason) => Err(reason.to_string()),
+        }
+    }
+
     /// Asks for a clone of a resource until there is one, or an answer that another try would not change; gives up in the
     /// end. Returns whether there is one.
     pub(crate) async fn attach(&self, person: usize, resource: &str, mut rng: StdRng) -> bool {
@@ -172,26 +192,31 @@ impl People {
         self.ledger().told.push(told);
     }
 
-    /// Lists somebody's clones through any node.
-    pub(crate) async fn list(&self, person: usize, mut rng: StdRng) {
-        let node = rng.random_range(0..self.world.machines.len());
+    /// Lists somebody's clones through a node.
+    pub(crate) async fn list(&self, person: usize, node: usize) -> Result<Vec<CloneView>, Unanswered> {
         let request = Request::ListClones {
             resource: None,
             all_owners: false,
         };
+        let clones = listed(self.ask(person, node, &request).await?);
         let name = &self.people[person].name;
-        match self.ask(person, node, &request).await {
-            Ok(answer) => {
-                let clones = listed(answer);
-                self.world
-                    .say(format_args!("{name} sees {} clones at node-{node}", clones.len()));
-                for clone in clones.iter().filter(|clone| &clone.owner != name) {
-                    self.wrong(format!(
-                        "{name} is shown {}, which is {}'s",
-                        clone.id, clone.owner
-                    ));
-                }
-            }
+        for clone in clones.iter().filter(|clone| &clone.owner != name) {
+            self.wrong(format!(
+                "{name} is shown {}, which is {}'s",
+                clone.id, clone.owner
+            ));
+        }
+        Ok(clones)
+    }
+
+    /// Lists somebody's clones through any node.
+    pub(crate) async fn look(&self, person: usize, mut rng: StdRng) {
+        let node = rng.random_range(0..self.world.machines.len());
+        let name = &self.people[person].name;
+        match self.list(person, node).await {
+            Ok(clones) => self
+                .world
+                .say(format_args!("{name} sees {} clones at node-{node}", clones.len())),
             Err(reason) => self
                 .world
                 .say(format_args!("{name} sees nothing at node-{node}: {reason}")),

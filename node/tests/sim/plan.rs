@@ -41,12 +41,14 @@ pub(crate) enum Fault {
         side: Vec<usize>,
         lasts: Duration,
     },
-    /// A node is killed, now or at a call of storage or runtime to come, and starts again.
+    /// A node is killed, now or at a call of storage or runtime to come, and starts again. Its next life may end as
+    /// early.
     Crash {
         node: usize,
         at: Option<(usize, Moment)>,
         back_after: Duration,
         finds: Finds,
+        again_at: Option<(usize, Moment)>,
     },
     /// One call of storage or runtime fails.
     FailCall {
@@ -186,6 +188,7 @@ fn fault(nodes: usize, rng: &mut StdRng) -> Fault {
             ]
             .choose(rng)
             .unwrap(),
+            again_at: rng.random_bool(0.3).then(|| (rng.random_range(0..8), moment)),
         },
         5 => Fault::FailCall {
             node,
@@ -230,4 +233,4 @@ pub(crate) const PEOPLE: usize = 3;
 pub(crate) const LASTING: &str = "orders";
 /// A resource whose clones live for [`LIFE`].
 pub(crate) const BRIEF: &str = "brief";
-pub(crate) const LIFE: Duration = Duration::from_secs(40);
+pub(crate) const LIFE: Duration = Duration::from_secs(10);

@@ -145,6 +145,7 @@ async fn go_wrong(world: Arc<World>, fault: Fault) {
             at,
             back_after,
             finds,
+            again_at,
         } => {
             match (at, world.machines[node].faults()) {
                 (Some((calls, moment)), Some(faults)) => {
@@ -162,6 +163,13 @@ async fn go_wrong(world: Arc<World>, fault: Fault) {
                 world.leave(node, finds).await;
                 world.say(format_args!("node-{node} finds {finds:?}"));
                 world.start(node);
+                if let (Some((calls, moment)), Some(faults)) = (again_at, world.machines[node].faults()) {
+                    faults.stop_after(calls, moment);
+                    if tokio::time::timeout(LONGEST_WAIT, faults.stopped()).await.is_ok() {
+                        sleep(back_after).await;
+                        world.start(node);
+                    }
+                }
             }
         }
         Fault::FailCall { node, after, moment } => {
@@ -206,7 +214,7 @@ async fn do_work(world: Arc<World>, people: Arc<People>, work: Work) {
         Work::Attach { person, resource } => {
             people.attach(person, resource, rng).await;
         }
-        Work::List { person } => people.list(person, rng).await,
+        Work::List { person } => people.look(person, rng).await,
         Work::Destroy { person } => people.destroy(person, rng).await,
         Work::Query { person } => people.query(person, rng).await,
         Work::Drain { .. } => {}
