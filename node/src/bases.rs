@@ -197,6 +197,11 @@ impl Bases {
         self.of(resource).find(|snapshot| snapshot.taken_at == taken_at)
     }
 
+    /// Returns how many bytes a snapshot refers to.
+    pub fn bytes(&self, snapshot: &SnapshotId) -> Option<u64> {
+        self.known().snapshots.get(snapshot).copied()
+    }
+
     /// Returns all snapshots with the bytes each refers to.
     pub fn list(&self) -> Vec<(SnapshotId, u64)> {
         self.known()

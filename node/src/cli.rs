@@ -94,7 +94,7 @@ pub enum Command {
         #[command(subcommand)]
         what: CreateCommand,
     },
-    /// List what is on this node, of all owners
+    /// List what is on this node, of all owners, or the nodes of the cluster
     List {
         /// What to list.
         #[command(subcommand)]
@@ -105,6 +105,21 @@ pub enum Command {
         /// What to destroy.
         #[command(subcommand)]
         what: DestroyCommand,
+    },
+    /// Place no new clones on this node, also after a restart; those that are there stay
+    #[command(after_help = "Example:
+  zdapd drain")]
+    Drain,
+    /// Place clones on this node again
+    #[command(after_help = "Example:
+  zdapd undrain")]
+    Undrain,
+    /// Let no certificate of a user in any more, at any node; the name is never good again
+    #[command(after_help = "Example:
+  zdapd revoke ada@laptop")]
+    Revoke {
+        /// The user's name, as `name` or `name@host`
+        name: UserName,
     },
 }
 
@@ -179,6 +194,10 @@ pub enum ListCommand {
     #[command(after_help = "Example:
   zdapd list clones orders")]
     Clones(Listed),
+    /// List the nodes of the cluster
+    #[command(after_help = "Example:
+  zdapd list nodes")]
+    Nodes,
 }
 
 /// What a list is narrowed to.
@@ -324,6 +343,10 @@ mod tests {
             "zdapd destroy clone orders-k3v9x2mq",
             "zdapd destroy clones --yes",
             "zdapd destroy all",
+            "zdapd list nodes",
+            "zdapd drain",
+            "zdapd undrain",
+            "zdapd revoke ada@laptop",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -348,6 +371,9 @@ mod tests {
             "zdapd create clone ../etc",
             "zdapd create clone orders --from yesterday",
             "zdapd destroy clone orders",
+            "zdapd list nodes orders",
+            "zdapd revoke",
+            "zdapd revoke a/b",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

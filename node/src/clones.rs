@@ -239,6 +239,27 @@ impl Clones {
         self.known().get(id).map(|known| known.record.clone())
     }
 
+    /// Returns the record of the clone that a request has made or is making.
+    pub fn made_for(&self, owner: &UserName, request_id: &RequestId) -> Option<CloneRecord> {
+        let known = self.known();
+        let mut records = known.values().map(|known| &known.record);
+        let is_it = |record: &&CloneRecord| {
+            record.owner == *owner
+                && record.request_id == *request_id
+                && record.state != CloneState::Destroying
+        };
+        records.find(is_it).cloned()
+    }
+
+    /// Returns how many clones there are of requests that count.
+    pub fn count(&self, counts: impl Fn(&RequestId) -> bool) -> usize {
+        let known = self.known();
+        known
+            .values()
+            .filter(|known| counts(&known.record.request_id))
+            .count()
+    }
+
     /// Returns all records, in the order of their ids.
     pub fn list(&self) -> Vec<CloneRecord> {
         self.known().values().map(|known| known.record.clone()).collect()

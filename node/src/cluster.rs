@@ -4,6 +4,7 @@
 //! have at any time without waiting. What this node says of itself is seen in its own view at once.
 
 pub mod addresses;
+mod board;
 mod files;
 pub(crate) mod namesake;
 pub mod report;
@@ -12,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,11 +27,13 @@ use tokio::time::{Instant, timeout};
 use zdap_proto::digest::{MAX_GENERATION, NodeDigest, NodeReport};
 use zdap_proto::name::{ClusterId, NodeName, UserName};
 use zdap_proto::refusal::chain;
+use zdap_proto::transport;
 
+pub(crate) use self::board::{Board, News, Pulling};
 use self::files::Files;
-use crate::catalog::{Catalog, Facts, Hash, Ledger};
+use crate::catalog::{Catalog, Facts, Ledger};
 use crate::gossip::driver::{Command, Driver, Packet};
-use crate::gossip::{Gossip, Member, MemberState, Peer, Settings, streams};
+use crate::gossip::{Gossip, MemberState, Peer, Settings, streams};
 
 /// What a node believes of the cluster.
 #[derive(Debug, Clone)]
@@ -158,7 +161,6 @@ impl Cluster {
             pulling: Mutex::default(),
             revoked: Mutex::new(files.revoked()?),
             is_draining: AtomicBool::new(files.is_draining()?),
-            reservations: AtomicU16::new(0),
             changed: Notify::new(),
             files,
         });
@@ -220,14 +222,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Notes how many places are promised and not yet taken.
-    pub fn set_reservations(&self, count: usize) {
-        let count = u16::try_from(count).unwrap_or(u16::MAX);
-        if self.board.reservations.swap(count, Ordering::Relaxed) != count {
-            self.look_again();
-        }
-    }
-
     /// Makes a user's certificates good for nothing, at all nodes before long.
     pub fn revoke(&self, user: &UserName) -> io::Result<()> {
         self.board.revoke(&BTreeSet::from([user.clone()]))
@@ -236,6 +230,15 @@ impl Cluster {
     /// Whether a user's certificates are good for nothing.
     pub fn is_revoked(&self, user: &UserName) -> bool {
         self.board.revoked().contains(user)
+    }
+
+    /// Returns who is enrolled at any node, promised a name, or owns a clone there.
+    pub fn users(&self) -> BTreeSet<UserName> {
+        let view = self.view();
+        let catalogs = view.members.values().filter_map(|seen| seen.catalog.as_ref());
+        catalogs
+            .flat_map(|catalog| catalog.facts.users.iter().cloned())
+            .collect()
     }
 
     /// Has what this node says of itself looked at again, now.
@@ -288,17 +291,14 @@ impl Cluster {
         from: NodeName,
         valid_until: Option<DateTime<Utc>>,
     ) {
+        // A node that has restarted connects anew, and what was connected to it before leads nowhere.
+        let _ = self
+            .commands
+            .send(Command::Came(transport::remote(connection)))
+            .await;
         loop {
             tokio::select! {
-                biased; // so that a simulation is the same each time
-                packet = connection.read_datagram() => {
-                    let Ok(bytes) = packet else { return };
-                    if !crate::server::is_still_valid(connection, valid_until) {
-                        return;
-                    }
-                    // More than can be handled is lost, as packets are.
-                    let _ = self.packets.try_send(Packet { from: from.clone(), bytes });
-                }
+                biased;
                 stream = crate::server::next_stream(connection, valid_until) => {
                     let Some((send, receive)) = stream else { return };
                     let (board, commands) = (Arc::clone(&self.board), self.commands.clone());
@@ -308,6 +308,14 @@ impl Cluster {
                             tracing::debug!(%from, error = chain(&error), "answer another node");
                         }
                     });
+                }
+                packet = connection.read_datagram() => {
+                    let Ok(bytes) = packet else { return };
+                    if !crate::server::is_still_valid(connection, valid_until) {
+                        return;
+                    }
+                    // More than can be handled is lost, as packets are.
+                    let _ = self.packets.try_send(Packet { from: from.clone(), bytes });
                 }
             }
         }
@@ -358,188 +366,6 @@ pub(crate) fn remembered(state_dir: &Path) -> io::Result<Vec<String>> {
 fn next_epoch(persisted: u64, now: DateTime<Utc>) -> u64 {
     let milliseconds = u64::try_from(now.timestamp_millis()).unwrap_or_default();
     persisted.saturating_add(1).max(milliseconds).min(MAX_GENERATION)
-}
-
-/// What the gossip, those who ask, and this node itself write and read.
-#[derive(Debug)]
-pub(crate) struct Board {
-    view: watch::Sender<Arc<View>>,
-    ledger: Mutex<Ledger>,
-    /// Whose catalogs are being pulled.
-    pulling: Mutex<BTreeSet<NodeName>>,
-    revoked: Mutex<BTreeSet<UserName>>,
-    is_draining: AtomicBool,
-    reservations: AtomicU16,
-    /// Something that this node says of itself may have changed.
-    changed: Notify,
-    pub(crate) files: Files,
-}
-
-/// Something that the gossip has heard.
-#[derive(Debug)]
-pub(crate) enum News {
-    /// A member is new or has changed.
-    Member(Member),
-    /// A member is known no more.
-    Forgotten(NodeName),
-    /// A node said something new of itself.
-    Digest(NodeDigest),
-    /// This node has come back under another epoch.
-    Renewed(u64),
-}
-
-impl Board {
-    pub(crate) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.borrow())
-    }
-
-    /// Writes down what was heard. `digests` gives those that came before their nodes were known.
-    pub(crate) fn hear(&self, news: Vec<News>, digests: impl FnOnce() -> Vec<(NodeDigest, Duration)>) {
-        let now = Instant::now();
-        self.view.send_modify(|view| {
-            let view = Arc::make_mut(view);
-            let mut has_newcomers = false;
-            for news in news {
-                match news {
-                    News::Member(member) => has_newcomers |= view.note(member),
-                    News::Forgotten(name) => drop(view.members.remove(&name)),
-                    News::Digest(digest) => view.overhear(digest, now),
-                    News::Renewed(epoch) => {
-                        if let Some(me) = view.members.get_mut(&view.me) {
-                            me.epoch = epoch;
-                        }
-                    }
-                }
-            }
-            if has_newcomers {
-                for (digest, age) in digests() {
-                    let is_new = |seen: &Seen| seen.digest.is_none();
-                    if view.members.get(&digest.node).is_some_and(is_new) {
-                        view.overhear(digest, now.checked_sub(age).unwrap_or(now));
-                    }
-                }
-            }
-        });
-    }
-
-    /// Changes what is believed of one node, if it is known.
-    fn change(&self, name: &NodeName, change: impl FnOnce(&mut Seen)) {
-        self.view.send_if_modified(|view| {
-            let seen = Arc::make_mut(view).members.get_mut(name);
-            seen.map(change).is_some()
-        });
-    }
-
-    /// Keeps what a node told.
-    pub(crate) fn keep(&self, of: &NodeName, catalog: Catalog) {
-        if let Err(error) = self.revoke(&catalog.facts.revoked) {
-            tracing::error!(%error, "write down who is revoked");
-        }
-        self.change(of, |seen| seen.catalog = Some(Arc::new(catalog)));
-    }
-
-    /// Returns whose catalogs are to be pulled, and marks them as being so: of `names`, or of all.
-    pub(crate) fn begin_to_pull(self: &Arc<Self>, names: Option<BTreeSet<NodeName>>) -> Vec<Pulling> {
-        let view = self.view();
-        let is_named = |name: &NodeName| names.as_ref().is_none_or(|names| names.contains(name));
-        let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
-        let stale = view
-            .members
-            .iter()
-            .filter(|(name, seen)| **name != view.me && is_named(name) && seen.is_stale())
-            .map(|(name, _)| name.clone());
-        let begun = stale.filter(|name| pulling.insert(name.clone()));
-        begun
-            .map(|of| Pulling {
-                of,
-                board: Arc::clone(self),
-            })
-            .collect()
-    }
-
-    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn revoke(&self, users: &BTreeSet<UserName>) -> io::Result<()> {
-        let mut revoked = self.revoked();
-        if users.is_subset(&revoked) {
-            return Ok(());
-        }
-        // Also when it cannot be written down: until the next start is better than not at all.
-        revoked.extend(users.iter().cloned());
-        self.changed.notify_one();
-        self.files.write_revoked(&revoked)
-    }
-
-    fn revoked(&self) -> MutexGuard<'_, BTreeSet<UserName>> {
-        self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A catalog that is being pulled; not any more when dropped.
-#[derive(Debug)]
-pub(crate) struct Pulling {
-    pub(crate) of: NodeName,
-    board: Arc<Board>,
-}
-
-impl Pulling {
-    /// Returns what the node's newest digest says its catalog is, and the one that is held; nothing if they are the same.
-    pub(crate) fn wanted(&self) -> Option<(Hash, Option<Arc<Catalog>>)> {
-        let view = self.board.view();
-        let seen = view.members.get(&self.of).filter(|seen| seen.is_stale())?;
-        let digest = &seen.digest.as_ref()?.digest;
-        Some((digest.report.catalog_hash, seen.catalog.clone()))
-    }
-
-    pub(crate) fn keep(&self, catalog: Catalog) {
-        self.board.keep(&self.of, catalog);
-    }
-}
-
-impl Drop for Pulling {
-    fn drop(&mut self) {
-        let mut pulling = self.board.pulling.lock().unwrap_or_else(PoisonError::into_inner);
-        pulling.remove(&self.of);
-    }
-}
-
-impl View {
-    /// Returns whether the member is new.
-    fn note(&mut self, member: Member) -> bool {
-        let Member {
-            name,
-            address,
-            state,
-            epoch,
-            ..
-        } = member;
-        match self.members.get_mut(&name) {
-            Some(seen) => {
-                (seen.address, seen.state, seen.epoch) = (address, state, epoch);
-                false
-            }
-            None => {
-                let seen = Seen {
-                    address,
-                    state,
-                    epoch,
-                    digest: None,
-                    catalog: None,
-                };
-                self.members.insert(name, seen);
-                true
-            }
-        }
-    }
-
-    /// What a node says before it is a member is found when it is one.
-    fn overhear(&mut self, digest: NodeDigest, at: Instant) {
-        if let Some(seen) = self.members.get_mut(&digest.node) {
-            seen.digest = Some(Heard { digest, at });
-        }
-    }
 }
 
 /// Questions of other nodes that wait for the gossip.

@@ -53,7 +53,7 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
     }
     let subject = node
         .invites
-        .redeem(&hash, &request.wanted, &owners(node), node.clock.now())?;
+        .redeem(&hash, &request.wanted, &taken(node), node.clock.now())?;
     let certificate = node.sign(&request.public_key, &subject)?;
     let ca_key = matches!(subject, Subject::Node(_)).then(|| node.ca.key_der());
     tracing::info!(%subject, "enrolled");
@@ -63,6 +63,13 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
         ca_key,
         nodes: node.cluster.addresses(),
     })
+}
+
+/// Returns the names that are somebody's at any node.
+fn taken(node: &Node) -> BTreeSet<UserName> {
+    let mut users = owners(node);
+    users.extend(node.cluster.users());
+    users
 }
 
 /// Returns who owns clones here, and who will: what a node makes by itself is owned by its name.

@@ -8,6 +8,8 @@
 //! - [`reconcile`], [`retention`], [`schedule`]: pure policy, and the clock that calls it
 //! - [`state`], [`invites`], [`enrol`]: who is who
 //! - [`server`], [`requests`], [`tunnel`], [`relay_program`]: what peers may ask
+//! - [`peers`]: what this node asks of the others
+//! - [`placement`], [`reserve`]: where a clone is made; pure
 //! - [`gossip`]: who is in the cluster and how each node is: sans-io, and the driver that gives it packets and time
 //! - [`catalog`], [`cluster`]: what the nodes tell each other, and what this one believes of them
 //! - [`node`]: what a node is made of; [`clock`]: the time of day it goes by
@@ -29,11 +31,14 @@ pub mod instance;
 pub mod invites;
 pub mod machine;
 pub mod node;
+pub mod peers;
+pub mod placement;
 pub mod quantity;
 pub mod reconcile;
 pub mod refuse;
 pub mod relay_program;
 pub mod requests;
+pub mod reserve;
 pub mod resource;
 pub mod retention;
 pub mod runtime;
@@ -67,6 +72,9 @@ use crate::gossip::links::Links;
 use crate::invites::Invites;
 use crate::machine::Figures;
 use crate::node::Node;
+use crate::peers::Peers;
+use crate::requests::{Located, Placing};
+use crate::reserve::Reservations;
 use crate::resource::watch::Watched;
 use crate::runtime::Runtime;
 use crate::runtime::docker::Docker;
@@ -202,6 +210,7 @@ pub async fn serve_watched(
     let contacts = cluster::remembered(state.path()).context("read where the other nodes are")?;
     let contacts = addresses::of_others(&contacts).await;
     let own_thread = gossip.own_thread;
+    let rng = StdRng::from_rng(&mut gossip.rng);
     let (cluster, driver) = Cluster::open(
         state.path(),
         membership.identity.cluster().clone(),
@@ -211,10 +220,17 @@ pub async fn serve_watched(
         clock.now(),
         gossip,
     )?;
+    let endpoint = transport::server_endpoint(socket, &membership.identity)?;
+    let certified = watch::Sender::new(membership.identity.clone());
+    let peers = Peers::new(endpoint.clone(), certified.subscribe(), cluster.watch());
     let node = Arc::new(Node {
         name: config.node_name.clone(),
         address: config.network_address.with_port(port),
-        certified: watch::Sender::new(membership.identity.clone()),
+        peers: Arc::new(peers),
+        reservations: Reservations::default(),
+        placing: Placing::new(rng),
+        located: Located::default(),
+        certified,
         is_measured: AtomicBool::new(true),
         figures,
         cluster,
@@ -233,7 +249,6 @@ pub async fn serve_watched(
     });
     let stopped_clones = node.put_right(node.clock.now()).await;
 
-    let endpoint = transport::server_endpoint(socket, &node.identity)?;
     let links = Links::new(endpoint.clone(), node.certified.subscribe());
     namesake::refuse(&links, &contacts, &node.name, address).await?;
     report::tell(&node, &mut report::Resources::default());
@@ -246,6 +261,7 @@ pub async fn serve_watched(
         tokio::spawn(Arc::clone(&node).watch_ends()),
         tokio::spawn(report::keep_telling(Arc::clone(&node))),
         tokio::spawn(node.cluster.clone().keep_addresses()),
+        tokio::spawn(requests::take_back_strays(Arc::clone(&node))),
         tokio::spawn(images::keep_present(
             Arc::clone(&node.runtime),
             node.catalogue.clone(),

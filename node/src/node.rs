@@ -20,8 +20,11 @@ use crate::clones::Clones;
 use crate::cluster::Cluster;
 use crate::invites::Invites;
 use crate::machine::Figures;
+use crate::peers::Peers;
 use crate::reconcile::{Repair, plan};
 use crate::refuse;
+use crate::requests::{Located, Placing};
+use crate::reserve::Reservations;
 use crate::resource::catalogue::Catalogue;
 use crate::retention::{self, SnapshotUse};
 use crate::runtime::{InstanceId, Observed, Runtime};
@@ -64,6 +67,14 @@ pub struct Node {
     pub cluster: Cluster,
     /// Says that an instance has ended, so that the next pass is due.
     pub ended: Notify,
+    /// The ways to the other nodes.
+    pub peers: Arc<Peers>,
+    /// Places promised here.
+    pub reservations: Reservations,
+    /// What it has placed elsewhere.
+    pub placing: Placing,
+    /// Where clones are that are not here.
+    pub located: Located,
     /// The relay program for clients that do not have its image.
     pub relay_program: PathBuf,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -14,8 +14,7 @@ use tokio_util::task::TaskTracker;
 use zdap_proto::control::ABANDONED;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{Peer, Subject};
-use zdap_proto::message::{Progress, Reply, Request};
-use zdap_proto::name::CloneId;
+use zdap_proto::message::{Call, Progress, Reply};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::transport::{self, Accepted, Close, Purpose};
 
@@ -80,6 +79,7 @@ async fn connection(
             let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
                 return;
             };
+            widen(&connection, &peer.subject, purpose);
             while let Some((send, receive)) = next_stream(&connection, valid_until).await {
                 let asked = Asked {
                     node: Arc::clone(&node),
@@ -95,13 +95,9 @@ async fn connection(
             let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
                 return;
             };
+            widen(&connection, &peer.subject, purpose);
             while let Some((send, receive)) = next_stream(&connection, valid_until).await {
-                tokio::spawn(tunnel::serve(
-                    Arc::clone(&node.clones),
-                    peer.clone(),
-                    send,
-                    receive,
-                ));
+                tokio::spawn(tunnel::serve(Arc::clone(&node), peer.clone(), send, receive));
             }
         }
         (Purpose::Enrol, _) => {
@@ -123,6 +119,16 @@ async fn connection(
         // The handshake has seen to it that only enrolment goes without a certificate.
         (Purpose::Control | Purpose::Tunnel | Purpose::Gossip, None) => {
             Close::Forbidden.connection(&connection, "a client certificate is required");
+        }
+    }
+}
+
+/// A node asks on behalf of everybody who is connected to it, over one connection for each purpose.
+fn widen(connection: &Connection, subject: &Subject, purpose: Purpose) {
+    if matches!(subject, Subject::Node(_)) {
+        connection.set_max_concurrent_bi_streams(NODE_STREAMS);
+        if purpose == Purpose::Tunnel {
+            connection.set_receive_window(NODE_TUNNEL_WINDOW);
         }
     }
 }
@@ -174,8 +180,8 @@ struct Asked {
 
 impl Asked {
     async fn serve(mut self, mut receive: RecvStream) {
-        let request = match timeout(REQUEST, frame::read::<Request, _>(&mut receive, REQUEST_CAP)).await {
-            Ok(Ok(request)) => request,
+        let call = match timeout(REQUEST, frame::read::<Call, _>(&mut receive, REQUEST_CAP)).await {
+            Ok(Ok(call)) => call,
             Ok(Err(error)) => {
                 let message = format!(
                     "the request could not be understood: {}",
@@ -197,9 +203,9 @@ impl Asked {
                 )))
                 .await;
         }
-        tracing::debug!(peer = %self.peer.subject, ?request, "request");
+        tracing::debug!(peer = %self.peer.subject, ?call, "request");
         let mut made = None;
-        match self.work(request).await {
+        match self.work(call).await {
             Some(Ok(answered)) => {
                 let Answered { answer, body, .. } = answered;
                 made = answered.made;
@@ -222,18 +228,18 @@ impl Asked {
         if let (Some(made), Ok(Ok(Some(code)))) = (made, end)
             && code == ABANDONED
         {
-            undo(&self.node, &made).await;
+            requests::undo(&self.node, &made).await;
         }
     }
 
     /// Does the work in a task of its own, passing progress on. The task goes on when the asker is gone; `None` if the
     /// asker said that it does not want the answer any more, and then what was made for it is undone.
-    async fn work(&mut self, request: Request) -> Option<Result<Answered, Refusal>> {
+    async fn work(&mut self, call: Call) -> Option<Result<Answered, Refusal>> {
         let (progress, mut steps) = mpsc::channel::<Progress>(STEPS);
         let (node, peer) = (Arc::clone(&self.node), self.peer.clone());
         let mut work = self
             .work
-            .spawn(async move { requests::answer(&node, &peer, request, progress).await });
+            .spawn(async move { requests::answer(&node, &peer, call, progress).await });
         let stopped = self.send.stopped();
         tokio::pin!(stopped);
         let mut listening = true;
@@ -253,7 +259,7 @@ impl Asked {
                             if let Ok(Ok(answered)) = work.await
                                 && let Some(made) = answered.made
                             {
-                                undo(&node, &made).await;
+                                requests::undo(&node, &made).await;
                             }
                         });
                         return None;
@@ -275,12 +281,6 @@ impl Asked {
     }
 }
 
-/// Takes back what was made for an asker who no longer wants it.
-async fn undo(node: &Node, clone: &CloneId) {
-    tracing::info!(%clone, "nobody waits for this clone any more");
-    node.clones.destroy(clone).await;
-}
-
 /// `spec.md`: SIGTERM lets running requests finish for 10 s.
 const DRAIN: Duration = Duration::from_secs(10);
 const CLOSING: Duration = Duration::from_secs(1);
@@ -289,5 +289,9 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// For the few megabytes of the relay program, over a slow line.
 const BODY: Duration = Duration::from_secs(300);
 const ENROLMENT: Duration = Duration::from_secs(10);
+/// As many as relays and users have between them.
+const NODE_STREAMS: VarInt = VarInt::from_u32(16 * 1024);
+/// Sixty-four uploads that their databases do not read.
+const NODE_TUNNEL_WINDOW: VarInt = VarInt::from_u32(512 * 1024 * 1024);
 /// Progress is news only for a moment.
 const STEPS: usize = 8;

@@ -24,6 +24,7 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use chrono::{DateTime, SecondsFormat, Utc};
 use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -35,7 +36,7 @@ use crate::message::Certificate;
 use crate::name::{CloneId, ClusterId, NameError, NodeName, UserName};
 
 /// Whom a certificate is for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Subject {
     /// A server of the cluster.
     Node(NodeName),

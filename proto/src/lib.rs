@@ -5,7 +5,7 @@
 //!
 //! | ALPN             | opened by           | each bidirectional stream carries                                         |
 //! |------------------|---------------------|---------------------------------------------------------------------------|
-//! | `zdap/1`         | users, admins, nodes | one [`message::Request`]; back: any number of [`message::Reply::Progress`], then one last reply |
+//! | `zdap/1`         | users, admins, nodes | one [`message::Call`]; back: any number of [`message::Reply::Progress`], then one last reply |
 //! | `zdap-tunnel/1`  | relays, users, nodes | [`message::TunnelHello`]; back: [`message::TunnelReply`]; then the raw bytes of one database connection, spliced with half-close ([`splice`]) |
 //! | `zdap-gossip/1`  | nodes               | in datagrams the packets of the cluster's membership; on streams what one node asks another of the cluster. Both are defined in `zdap-node` |
 //! | `zdap-enrol/1`   | anyone with a token | [`message::EnrolRequest`]; back: [`message::EnrolReply`]. The only ALPN without a client certificate |

@@ -217,6 +217,7 @@ impl Tunnel {
         let exchange = async {
             let hello = TunnelHello {
                 clone: self.0.clone.clone(),
+                on_behalf_of: None,
             };
             frame::write(&mut send, &hello, REQUEST_CAP).await?;
             frame::read(&mut recv, REPLY_CAP).await

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use zdap_proto::identity::Subject;
 use zdap_proto::name::NodeName;
 use zdap_proto::transport;
@@ -23,11 +23,7 @@ pub(crate) async fn refuse(
     name: &NodeName,
     address: SocketAddr,
 ) -> anyhow::Result<()> {
-    let Ok(namesake) = timeout(PATIENCE, find(links, contacts, name, address)).await else {
-        // Nobody else is there: the first node of the cluster that starts again.
-        return Ok(());
-    };
-    match namesake {
+    match find(links, contacts, name, address).await {
         Some(other) => bail!(
             "the name of node `{name}` is taken: a node of that name answers at {other}; give this one another name \
              (--node-name) and an empty state directory (--state-dir), or stop the other"
@@ -45,7 +41,12 @@ async fn find(
     let asks = contacts.iter().map(|contact| streams::who(links, *contact, name));
     let mut asks: FuturesUnordered<_> = asks.collect();
     let mut asked = BTreeSet::from([address]);
-    while let Some(answer) = asks.next().await {
+    // Nobody at all is there when the whole cluster starts again.
+    let mut patience = Instant::now() + PATIENCE;
+    while let Ok(Some(answer)) = timeout_at(patience, asks.next()).await {
+        if answer.is_ok() {
+            patience = patience.min(Instant::now() + GRACE);
+        }
         if let Ok(Some(told)) = answer
             && asked.insert(told)
             && let Ok(connection) = links.connection(told).await
@@ -59,3 +60,5 @@ async fn find(
 
 /// Longer than nodes that are there take to answer, and short for whoever waits for the start.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// When one has answered, the others that are there do too.
+const GRACE: Duration = Duration::from_millis(200);

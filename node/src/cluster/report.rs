@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use zdap_proto::digest::{NodeFlags, NodeReport};
 use zdap_proto::name::ResourceName;
 
 use crate::catalog::{Catalog, Facts, PoolSize, ResourceFacts};
 use crate::enrol;
 use crate::node::Node;
+use crate::reserve::Tokens;
 use crate::resource::Resource;
 use crate::resource::catalogue::Catalogue;
 
@@ -21,7 +23,7 @@ pub async fn keep_telling(node: Arc<Node>) {
     loop {
         tell(&node, &mut resources);
         tokio::select! {
-            biased; // so that a simulation is the same each time
+            biased;
             () = node.cluster.board.changed.notified() => {}
             () = node.clones.changed() => {}
             () = node.bases.changed() => {}
@@ -82,16 +84,26 @@ fn facts_of(resource: &Resource) -> ResourceFacts {
 }
 
 fn report(node: &Node, catalog: &Catalog) -> NodeReport {
+    let now = Instant::now().into_std();
+    NodeReport {
+        catalog_version: catalog.version.number,
+        catalog_hash: catalog.hash,
+        ..node.reservations.report(now, |tokens| figures(node, tokens))
+    }
+}
+
+/// Returns how this node is now, but for the clones that are counted as promised, and for its catalog.
+pub(crate) fn figures(node: &Node, promised: &Tokens) -> NodeReport {
     let machine = node.figures.read();
     let room = *node.capacity.borrow();
+    let clones = node.clones.count(|request_id| !promised.contains(request_id));
     NodeReport {
         pool_free_mib: mebibytes(room.free_bytes),
         pool_total_mib: mebibytes(room.total_bytes),
         memory_free_mib: mebibytes(machine.available_memory_bytes),
         memory_total_mib: mebibytes(machine.total_memory_bytes),
         load_percent: machine.load_percent(),
-        clones: u16::try_from(node.clones.list().len()).unwrap_or(u16::MAX),
-        reservations: node.cluster.board.reservations.load(Ordering::Relaxed),
+        clones: u16::try_from(clones).unwrap_or(u16::MAX),
         flags: NodeFlags {
             draining: node.cluster.is_draining(),
             full: room.free_bytes < room.total_bytes / FULL,
@@ -99,10 +111,9 @@ fn report(node: &Node, catalog: &Catalog) -> NodeReport {
             read_only: false,
             stale: !node.is_measured.load(Ordering::Relaxed),
         },
-        catalog_version: catalog.version.number,
-        catalog_hash: catalog.hash,
         protocol: PROTOCOL,
         software: software(),
+        ..NodeReport::default()
     }
 }
 

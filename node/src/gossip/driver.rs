@@ -41,6 +41,8 @@ pub(crate) enum Command {
     },
     /// To be taken over: what another node knows.
     Learn { from: NodeName, knowledge: Knowledge },
+    /// To know that a node has connected from this address.
+    Came(SocketAddr),
     /// To leave, and to hear when that is done.
     Leave(oneshot::Sender<()>),
 }
@@ -164,6 +166,7 @@ impl Driving {
                     tracing::warn!(%from, %error, "what another node knows was not taken over");
                 }
             }
+            Command::Came(from) => self.links.doubt(from),
             Command::Leave(_) => {}
         }
     }

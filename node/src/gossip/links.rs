@@ -102,6 +102,16 @@ impl Links {
         }
     }
 
+    /// Has the connection to an address opened anew for the next packet, unless it is young: two nodes that meet connect to
+    /// each other, and would go on to do so for ever.
+    pub(crate) fn doubt(&self, to: SocketAddr) {
+        let link = self.links().get(&to).map(Arc::clone);
+        if let Some(link) = link {
+            let mut state = link.state();
+            state.open.take_if(|open| open.since.elapsed() > YOUNG);
+        }
+    }
+
     /// Returns the connection to an address, a new one if there is none.
     pub(crate) async fn connection(&self, to: SocketAddr) -> Result<Connection, LinkError> {
         let link = self.link(to);
@@ -226,6 +236,8 @@ impl State {
 /// The first packet of a handshake is sent again after 0.3 s and 0.9 s. Whoever comes back is then reached by a new attempt
 /// and not by the tail of an old one.
 const DIAL: Duration = Duration::from_millis(1500);
+/// Longer than two nodes take to meet.
+const YOUNG: Duration = Duration::from_secs(2);
 /// Whoever has not answered is left alone so long.
 const REST: Duration = Duration::from_millis(250);
 /// What the membership has to say to one node in the time of a handshake.

@@ -31,7 +31,7 @@ use zdap_proto::control::{CallError, call};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
 use zdap_proto::message::{
-    Answer, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TokenText,
+    Answer, Call, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TokenText,
     TunnelHello, TunnelReply, Wanted,
 };
 use zdap_proto::name::{CloneId, RequestId};
@@ -47,7 +47,10 @@ const SOON: Duration = Duration::from_secs(30);
 pub(crate) struct Machine {
     pub(crate) storage: storage::memory::Memory,
     pub(crate) runtime: runtime::memory::Memory,
+    /// Of nodes that run apart.
+    pub(crate) faults: Faults,
     name: &'static str,
+    figures: Figures,
     state: Arc<TempDir>,
     resources: Arc<TempDir>,
 }
@@ -94,10 +97,38 @@ impl Machine {
         Self {
             storage: storage::memory::Memory::new(),
             runtime: runtime::memory::Memory::new().with_echo(),
+            faults: Faults::none(),
             name,
+            figures: Figures::Fixed(zdap_node::machine::Machine {
+                available_memory_bytes: 64 << 30,
+                total_memory_bytes: 64 << 30,
+                load: [0.0; 3],
+            }),
             state: Arc::new(tempfile::tempdir().unwrap()),
             resources: Arc::new(resources),
         }
+    }
+
+    /// A machine of so many times the size.
+    pub(crate) fn of_weight(name: &'static str, weight: u64) -> Self {
+        let machine = Self::new(name);
+        let bytes = weight << 40;
+        machine.storage.set_capacity(storage::Capacity {
+            free_bytes: bytes,
+            total_bytes: bytes,
+        });
+        Self {
+            figures: Figures::Fixed(zdap_node::machine::Machine {
+                available_memory_bytes: weight << 36,
+                total_memory_bytes: weight << 36,
+                load: [0.0; 3],
+            }),
+            ..machine
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -149,7 +180,7 @@ impl Machine {
 
     /// Starts a node that can be watched, and killed: it runs apart from the test.
     pub(crate) async fn start_apart(&self, port: u16, token: Option<&Token>) -> anyhow::Result<Apart> {
-        let (config, parts) = self.parts(Faults::none(), port, token).await?;
+        let (config, parts) = self.parts(self.faults.clone(), port, token).await?;
         let (address, identity) = (
             parts.socket.local_addr()?.to_string(),
             parts.membership.identity.clone(),
@@ -231,7 +262,7 @@ impl Machine {
             storage: Arc::new(self.storage.reopened(faults)),
             runtime: Arc::new(self.runtime.clone()),
             clock: Clock::Machine,
-            figures: Figures::Proc,
+            figures: self.figures,
             gossip: GossipSetup::default(),
         };
         Ok((config, parts))
@@ -326,7 +357,10 @@ impl Running {
             .await
             .unwrap();
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
-        let hello = TunnelHello { clone: clone.clone() };
+        let hello = TunnelHello {
+            clone: clone.clone(),
+            on_behalf_of: None,
+        };
         frame::write(&mut send, &hello, REQUEST_CAP).await.unwrap();
         match frame::read(&mut receive, REPLY_CAP).await.unwrap() {
             TunnelReply::Open => Ok((connection, send, receive)),
@@ -402,6 +436,11 @@ impl Client {
         created(self.ask(&order(&RequestId::random())).await.unwrap())
     }
 
+    /// Makes a clone on a node of its choice.
+    pub(crate) async fn create_at(&self, node: &str) -> CloneView {
+        created(self.ask(&order_at(node, &RequestId::random())).await.unwrap())
+    }
+
     pub(crate) async fn restore(&self) {
         let request = Request::CreateSnapshot {
             resource: "orders".parse().unwrap(),
@@ -437,8 +476,34 @@ pub(crate) fn order(request_id: &RequestId) -> Request {
     Request::CreateClone {
         resource: "orders".parse().unwrap(),
         snapshot: None,
+        node: None,
         owner: None,
         request_id: request_id.clone(),
+        is_retry: false,
+    }
+}
+
+pub(crate) fn order_at(node: &str, request_id: &RequestId) -> Request {
+    let mut request = order(request_id);
+    if let Request::CreateClone { node: pinned, .. } = &mut request {
+        *pinned = Some(node.parse().unwrap());
+    }
+    request
+}
+
+/// The same request once more, maybe of another node.
+pub(crate) fn retry(mut request: Request) -> Request {
+    if let Request::CreateClone { is_retry, .. } = &mut request {
+        *is_retry = true;
+    }
+    request
+}
+
+/// A request of one's own, as the first frame of a stream.
+pub(crate) fn bare(request: Request) -> Call {
+    Call {
+        on_behalf_of: None,
+        request,
     }
 }
 
@@ -542,7 +607,7 @@ pub(crate) async fn turned_away(node: &Running, identity: Option<&Identity>, pur
         Ok(connection) => {
             // Whatever is asked meanwhile goes unanswered.
             let (mut send, mut receive) = connection.open_bi().await.unwrap();
-            let _ = frame::write(&mut send, &Request::Status, REQUEST_CAP).await;
+            let _ = frame::write(&mut send, &bare(Request::ListNodes), REQUEST_CAP).await;
             let answer = frame::read::<Answer, _>(&mut receive, REPLY_CAP).await;
             assert!(answer.is_err(), "{answer:?}");
             connection.closed().await

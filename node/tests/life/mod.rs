@@ -12,6 +12,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use chrono::Utc;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::watch;
 use zdap_node::bases::{Bases, RestoreState};
 use zdap_node::clock::Clock;
@@ -21,6 +23,9 @@ use zdap_node::faults::Faults;
 use zdap_node::invites::Invites;
 use zdap_node::machine::Figures;
 use zdap_node::node::Node;
+use zdap_node::peers::Peers;
+use zdap_node::requests::{Located, Placing};
+use zdap_node::reserve::Reservations;
 use zdap_node::resource::Resource;
 use zdap_node::resource::catalogue::Catalogue;
 use zdap_node::runtime::{self, InstanceId, Runtime};
@@ -28,6 +33,7 @@ use zdap_node::storage::{self, Storage};
 use zdap_proto::identity::{ClusterCa, Subject};
 use zdap_proto::message::{CloneRecord, CloneState};
 use zdap_proto::name::{RequestId, UserName};
+use zdap_proto::transport;
 
 /// The disk and the engine, which outlive every node; a base of `orders`; a clone of Bob's.
 pub(crate) struct World {
@@ -131,9 +137,16 @@ impl Life {
             GossipSetup::default(),
         )
         .unwrap();
+        let certified = watch::Sender::new(identity.clone());
+        let endpoint = transport::client_endpoint().unwrap();
+        let peers = Peers::new(endpoint, certified.subscribe(), cluster.watch());
         let node = Node {
             name,
-            certified: watch::Sender::new(identity.clone()),
+            peers: Arc::new(peers),
+            reservations: Reservations::default(),
+            placing: Placing::new(StdRng::seed_from_u64(1)),
+            located: Located::default(),
+            certified,
             is_measured: AtomicBool::new(true),
             figures: Figures::Proc,
             cluster,

@@ -43,6 +43,7 @@ pub(crate) async fn look(world: &Arc<World>, people: &People) -> Vec<Broken> {
     let orphans = no_orphan_dataset_or_instance(world).await;
     let unlisted = every_node_lists_every_clone(world, people, &disks).await;
     let unreached = every_clone_is_reached_through_every_node(world, people, &disks).await;
+    let unmade = every_node_makes_a_clone(world, people).await;
     let ledger = people.ledger();
     let found = [
         (
@@ -63,11 +64,10 @@ pub(crate) async fn look(world: &Arc<World>, people: &People) -> Vec<Broken> {
         ("the_reservations_are_gone", the_reservations_are_gone(world)),
         ("every_clone_is_reached_through_every_node", unreached),
         ("every_node_lists_every_clone", unlisted),
+        ("every_node_makes_a_clone", unmade),
         ("nobody_was_told_anything_wrong", ledger.wrong.clone()),
     ];
-    drop(ledger);
-    let unmade = every_node_makes_a_clone(world, people).await;
-    for (invariant, hows) in found.into_iter().chain([("every_node_makes_a_clone", unmade)]) {
+    for (invariant, hows) in found {
         broken.extend(hows.into_iter().map(|how| Broken { invariant, how }));
     }
     broken
@@ -257,8 +257,11 @@ async fn every_node_lists_every_clone(world: &World, people: &People, disks: &Di
         let there: BTreeSet<_> = theirs.map(|record| record.id.clone()).collect();
         for node in 0..world.machines.len() {
             match people.list(person, node).await {
-                Ok(listed) => {
-                    let ids: Vec<_> = listed.into_iter().map(|clone| clone.id).collect();
+                Ok((_, silent)) if silent > 0 => {
+                    wrong.push(format!("node-{node} says that {silent} nodes are silent"));
+                }
+                Ok((clones, _)) => {
+                    let ids: Vec<_> = clones.into_iter().map(|clone| clone.id).collect();
                     let shown: BTreeSet<_> = ids.iter().cloned().collect();
                     if shown != there || ids.len() != shown.len() {
                         wrong.push(format!("node-{node} shows {name} {ids:?}, there are {there:?}"));

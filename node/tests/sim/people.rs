@@ -16,13 +16,13 @@ use zdap_proto::connect::connect;
 use zdap_proto::control::{CallError, call};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{Identity, Subject};
-use zdap_proto::message::{Answer, CloneView, Request, TunnelHello, TunnelReply};
+use zdap_proto::message::{Answer, CloneState, CloneView, Request, TunnelHello, TunnelReply};
 use zdap_proto::name::{CloneId, RequestId, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{Close, Purpose, client_endpoint_on};
 
 use crate::plan::{LASTING, PEOPLE};
-use crate::world::{World, YEARS};
+use crate::world::{Machine, World, YEARS};
 
 /// All who use the cluster, and what they were told.
 pub(crate) struct People {
@@ -57,7 +57,7 @@ pub(crate) struct Told {
     pub(crate) owner: UserName,
     pub(crate) request_id: RequestId,
     pub(crate) clone: CloneView,
-    /// Which machine has it, and how many disks that one had lost by then.
+    /// Which machine has it, and how many disks that one had lost when the clone was asked for.
     pub(crate) machine: usize,
     pub(crate) losses: usize,
 }
@@ -129,6 +129,7 @@ impl People {
         self.ledger().requests.insert(request_id.clone(), owner.clone());
         let deadline = Instant::now() + PATIENCE;
         let mut is_retry = false;
+        let losses: Vec<_> = self.world.machines.iter().map(Machine::losses).collect();
         let who = format!("{owner} {}", &request_id.as_str()[..6]);
         while Instant::now() < deadline {
             let node = rng.random_range(0..self.world.machines.len());
@@ -143,7 +144,7 @@ impl People {
                         "{who} is told by node-{node} of {} on {}",
                         clone.id, clone.node
                     ));
-                    self.note(owner.clone(), request_id, clone).await;
+                    self.note(owner.clone(), request_id, clone, &losses).await;
                     return true;
                 }
                 Ok(other) => {
@@ -172,16 +173,19 @@ impl People {
     }
 
     /// Notes what somebody was told of, and looks whether it is so.
-    async fn note(&self, owner: UserName, request_id: RequestId, clone: CloneView) {
-        let Some(machine) = self
-            .world
-            .machines
-            .iter()
-            .position(|machine| machine.name == clone.node)
-        else {
+    async fn note(&self, owner: UserName, request_id: RequestId, clone: CloneView, losses: &[usize]) {
+        let mut machines = self.world.machines.iter();
+        let Some(machine) = machines.position(|machine| machine.name == clone.node) else {
             return self.wrong(format!("there is no {}", clone.node));
         };
-        let losses = self.world.machines[machine].losses();
+        let losses = losses[machine];
+        let records = self.world.machines[machine].records().await;
+        let is_there = records
+            .iter()
+            .any(|record| record.id == clone.id && record.state == CloneState::Ready);
+        if !is_there && clone.expires_at.is_none() && losses == self.world.machines[machine].losses() {
+            self.wrong(format!("{owner} is told of {}, which is not there", clone.id));
+        }
         let told = Told {
             owner,
             request_id,
@@ -192,13 +196,20 @@ impl People {
         self.ledger().told.push(told);
     }
 
-    /// Lists somebody's clones through a node.
-    pub(crate) async fn list(&self, person: usize, node: usize) -> Result<Vec<CloneView>, Unanswered> {
+    /// Lists somebody's clones through a node; returns also how many nodes were not heard.
+    pub(crate) async fn list(
+        &self,
+        person: usize,
+        node: usize,
+    ) -> Result<(Vec<CloneView>, usize), Unanswered> {
         let request = Request::ListClones {
             resource: None,
             all_owners: false,
         };
-        let clones = listed(self.ask(person, node, &request).await?);
+        let Answer::Clones { clones, silent } = self.ask(person, node, &request).await? else {
+            self.wrong(format!("node-{node} answers something else than a list"));
+            return Ok((Vec::new(), 0));
+        };
         let name = &self.people[person].name;
         for clone in clones.iter().filter(|clone| &clone.owner != name) {
             self.wrong(format!(
@@ -206,7 +217,7 @@ impl People {
                 clone.id, clone.owner
             ));
         }
-        Ok(clones)
+        Ok((clones, silent.len()))
     }
 
     /// Lists somebody's clones through any node.
@@ -214,9 +225,10 @@ impl People {
         let node = rng.random_range(0..self.world.machines.len());
         let name = &self.people[person].name;
         match self.list(person, node).await {
-            Ok(clones) => self
-                .world
-                .say(format_args!("{name} sees {} clones at node-{node}", clones.len())),
+            Ok((clones, silent)) => self.world.say(format_args!(
+                "{name} sees {} clones at node-{node}, {silent} nodes are silent",
+                clones.len()
+            )),
             Err(reason) => self
                 .world
                 .say(format_args!("{name} sees nothing at node-{node}: {reason}")),
@@ -305,9 +317,16 @@ impl People {
         Ok(())
     }
 
-    /// Asks a node something as the admin.
-    pub(crate) async fn ask_as_admin(&self, node: usize, request: &Request) -> Result<Answer, Unanswered> {
-        self.ask(PEOPLE, node, request).await
+    /// Has a node emptied, or not any more, as the admin.
+    pub(crate) async fn drain(&self, node: usize, is_draining: bool) -> bool {
+        match self.ask(PEOPLE, node, &Request::Drain { is_draining }).await {
+            Ok(_) => true,
+            Err(reason) => {
+                self.world
+                    .say(format_args!("node-{node} cannot be told to drain: {reason}"));
+                false
+            }
+        }
     }
 
     /// Asks a node something, once.
@@ -366,23 +385,21 @@ impl std::fmt::Display for Unanswered {
     }
 }
 
-fn order(resource: &str, request_id: &RequestId, _is_retry: bool) -> Request {
+fn order(resource: &str, request_id: &RequestId, is_retry: bool) -> Request {
     Request::CreateClone {
         resource: resource.parse().unwrap(),
         snapshot: None,
+        node: None,
         owner: None,
         request_id: request_id.clone(),
+        is_retry,
     }
 }
 
 fn hello(clone: &CloneId) -> TunnelHello {
-    TunnelHello { clone: clone.clone() }
-}
-
-pub(crate) fn listed(answer: Answer) -> Vec<CloneView> {
-    match answer {
-        Answer::Clones(clones) => clones,
-        other => panic!("{other:?}"),
+    TunnelHello {
+        clone: clone.clone(),
+        on_behalf_of: None,
     }
 }
 

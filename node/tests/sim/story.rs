@@ -2,6 +2,7 @@
 //! and after a while of quiet everything must be as it should.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -20,12 +21,35 @@ use crate::world::{IMAGE, World};
 /// What came of a seed.
 #[derive(Debug)]
 pub(crate) struct Ending {
+    pub(crate) seed: u64,
     /// A hash of all packets, and their number.
     pub(crate) trace: (u64, u64),
     /// How many clones people were told of.
     pub(crate) told: usize,
     pub(crate) broken: Vec<Broken>,
     pub(crate) log: Vec<String>,
+}
+
+impl Ending {
+    /// Says what is broken and how to see it again; nothing if nothing is.
+    pub(crate) fn report(&self) -> String {
+        if self.broken.is_empty() {
+            return String::new();
+        }
+        let lines = self.broken.iter().map(|broken| format!("    {broken}\n"));
+        format!("just sim {}\n{}", self.seed, lines.collect::<String>())
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (hash, packets) = self.trace;
+        write!(
+            f,
+            "seed {}: {packets} packets ({hash:016x}), {} clones",
+            self.seed, self.told
+        )
+    }
 }
 
 /// Lives through a seed, in a runtime of its own.
@@ -110,6 +134,7 @@ async fn story(seed: u64) -> Ending {
     }
     let told = people.ledger().told.len();
     Ending {
+        seed,
         trace: world.network.trace(),
         told,
         broken,
@@ -217,7 +242,14 @@ async fn do_work(world: Arc<World>, people: Arc<People>, work: Work) {
         Work::List { person } => people.look(person, rng).await,
         Work::Destroy { person } => people.destroy(person, rng).await,
         Work::Query { person } => people.query(person, rng).await,
-        Work::Drain { .. } => {}
+        Work::Drain { node, lasts } => {
+            people.drain(node, true).await;
+            sleep(lasts).await;
+            // One that was told and whose answer was lost drains for good if this is not heard.
+            while !people.drain(node, false).await {
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
     }
 }
 

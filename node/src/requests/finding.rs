@@ -1,0 +1,226 @@
+//! Which node has a clone: this one, one that is known to, or whichever says so when all are asked.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use zdap_proto::message::{Answer, CloneView, Request, SilentNode, Sought};
+use zdap_proto::name::{CloneId, NodeName};
+use zdap_proto::refusal::{Refusal, RefusalKind};
+
+use crate::gossip::MemberState;
+use crate::node::Node;
+use crate::peers::{PeerError, Trouble};
+
+/// Where the clones of other nodes are, of as many as fit: a clone never moves.
+#[derive(Debug, Default)]
+pub struct Located(Mutex<Bounded<CloneId, NodeName>>);
+
+impl Located {
+    pub(super) fn note(&self, clone: &CloneId, node: &NodeName) {
+        self.bounded().insert(clone.clone(), node.clone());
+    }
+
+    fn get(&self, clone: &CloneId) -> Option<NodeName> {
+        self.bounded().get(clone).cloned()
+    }
+
+    fn bounded(&self) -> std::sync::MutexGuard<'_, Bounded<CloneId, NodeName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As many values as fit; the oldest goes first.
+#[derive(Debug)]
+pub(super) struct Bounded<K, V> {
+    values: HashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+impl<K, V> Default for Bounded<K, V> {
+    fn default() -> Self {
+        Self {
+            values: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        if self.values.insert(key.clone(), value).is_some() {
+            return;
+        }
+        self.order.push_back(key);
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.values.remove(&oldest);
+        }
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.values.get(key)
+    }
+}
+
+/// Returns the node that has a clone, if it is another one: none if the clone is here, or nowhere. Refused if it is not
+/// found and some node could not be asked.
+pub(crate) async fn elsewhere(node: &Node, clone: &CloneId) -> Result<Option<NodeName>, Refusal> {
+    if node.clones.find(clone).is_some() {
+        return Ok(None);
+    }
+    if let Some(owner) = node.located.get(clone)
+        && node.cluster.view().members.contains_key(&owner)
+    {
+        return Ok(Some(owner));
+    }
+    let Search { found, silent } = search(node, Sought::Clone(clone.clone())).await;
+    match found {
+        Some(view) => {
+            node.located.note(clone, &view.node);
+            Ok(Some(view.node))
+        }
+        None if silent.is_empty() => Ok(None),
+        None => Err(unknown_whereabouts(clone, &silent)),
+    }
+}
+
+/// Returns a clone of this node. For one that is named by its request, waits until this node has done its part in that: it
+/// may be placing it on another one right now.
+pub(super) async fn here(node: &Node, sought: &Sought) -> Option<CloneView> {
+    match sought {
+        Sought::Clone(clone) => node.clones.find(clone).map(|record| record.view(&node.name)),
+        Sought::Made { owner, request_id } => {
+            if let Some(view) = made_here(node, sought) {
+                return Some(view);
+            }
+            let turn = node.placing.turn(owner, request_id)?;
+            let placed = turn.lock().await.clone();
+            placed.or_else(|| made_here(node, sought))
+        }
+    }
+}
+
+/// What came of asking every node.
+pub(super) struct Search {
+    /// What was looked for, at another node.
+    pub(super) found: Option<CloneView>,
+    /// The nodes that may have it and could not be asked; none counts once it is found.
+    pub(super) silent: Vec<SilentNode>,
+}
+
+/// Asks all other nodes at once; the first that has it ends the search.
+pub(super) async fn search(node: &Node, sought: Sought) -> Search {
+    let (others, mut silent) = others(node);
+    let (itself, request) = (node.identity.subject(), Request::Find(sought));
+    let mut asked: FuturesUnordered<_> = others
+        .iter()
+        .map(|other| async {
+            let answer = node.peers.ask(other, itself, &request, ANSWERED).await;
+            match answer {
+                Ok(Answer::Found(found)) => Ok(found),
+                Ok(_) => Err(Trouble::OddAnswer.of(other)),
+                Err(error) => Err(error),
+            }
+        })
+        .collect();
+    while let Some(result) = asked.next().await {
+        match result {
+            Ok(Some(view)) => {
+                return Search {
+                    found: Some(view),
+                    silent: Vec::new(),
+                };
+            }
+            Ok(None) => {}
+            Err(error) => silent.push(silence(&error)),
+        }
+    }
+    silent.sort_by(|a, b| a.node.cmp(&b.node));
+    Search { found: None, silent }
+}
+
+/// Returns the nodes that can be asked, and those that cannot and may hold something: one that is down and held nothing
+/// when it was last heard of does not.
+pub(super) fn others(node: &Node) -> (Vec<NodeName>, Vec<SilentNode>) {
+    let view = node.cluster.view();
+    let (mut asked, mut silent) = (Vec::new(), Vec::new());
+    for (name, seen) in view.members.iter().filter(|(name, _)| **name != node.name) {
+        let holds_nothing = seen
+            .digest
+            .as_ref()
+            .is_some_and(|heard| heard.digest.report.clones == 0);
+        match seen.state {
+            MemberState::Alive | MemberState::Suspect => asked.push(name.clone()),
+            MemberState::Down if holds_nothing => {}
+            MemberState::Down => silent.push(SilentNode {
+                node: name.clone(),
+                reason: Trouble::Down.to_string(),
+            }),
+        }
+    }
+    (asked, silent)
+}
+
+/// Names a node that has not answered.
+pub(super) fn silence(error: &PeerError) -> SilentNode {
+    let mut reason = error.trouble.to_string();
+    if let Some(source) = std::error::Error::source(&error.trouble) {
+        reason = format!("{reason}: {}", zdap_proto::refusal::chain(source));
+    }
+    SilentNode {
+        node: error.node.clone(),
+        reason,
+    }
+}
+
+fn made_here(node: &Node, sought: &Sought) -> Option<CloneView> {
+    let Sought::Made { owner, request_id } = sought else {
+        return None;
+    };
+    let record = node.clones.made_for(owner, request_id)?;
+    Some(record.view(&node.name))
+}
+
+fn unknown_whereabouts(clone: &CloneId, silent: &[SilentNode]) -> Refusal {
+    let lines: Vec<_> = silent
+        .iter()
+        .map(|SilentNode { node, reason }| format!("\n  {node}: {reason}"))
+        .collect();
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!(
+            "`{clone}` is on none of the nodes that answer, and may be on one that does not{}",
+            lines.concat()
+        ),
+    )
+    .with_hint("try again when it is back; `zdap list nodes` shows how the nodes are")
+}
+
+/// Whoever has not answered by then is named as silent.
+pub(super) const ANSWERED: Duration = Duration::from_secs(3);
+/// A few hundred KiB.
+const REMEMBERED: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_more_than_fit_the_oldest_is_forgotten_and_what_is_told_again_takes_no_place() {
+        let mut bounded = Bounded::default();
+        for number in 0..REMEMBERED {
+            bounded.insert(number, number);
+            bounded.insert(number, number + 1);
+        }
+        assert_eq!(bounded.get(&0), Some(&1));
+        bounded.insert(REMEMBERED, 0);
+        assert_eq!((bounded.get(&0), bounded.get(&1)), (None, Some(&2)));
+        assert_eq!(bounded.order.len(), REMEMBERED);
+        assert_eq!(bounded.values.len(), REMEMBERED);
+    }
+}

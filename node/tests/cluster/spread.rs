@@ -1,0 +1,70 @@
+//! How evenly a burst spreads over nodes of different size.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use zdap_proto::message::{Answer, Stages};
+use zdap_proto::name::RequestId;
+
+use crate::together::Together;
+use crate::world::{Machine, order};
+
+const WEIGHTS: [u64; 10] = [1, 1, 1, 1, 1, 2, 2, 2, 4, 4];
+const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+
+#[tokio::test]
+async fn a_hundred_requests_within_20_ms_at_all_nodes_spread_by_the_size_of_the_nodes() {
+    let machines = NAMES
+        .into_iter()
+        .zip(WEIGHTS)
+        .map(|(name, weight)| Machine::of_weight(name, weight));
+    let together = Together::start_on(machines.collect()).await;
+    let mut clients = Vec::new();
+    for node in &together.nodes {
+        clients.push(node.user("ada").await);
+    }
+    // The nodes have talked to each other before.
+    for client in &clients {
+        client.create().await;
+    }
+    let before = together.clones().await;
+    let began = Instant::now();
+    let asks = (0..100).map(|number| {
+        let client = &clients[number % clients.len()];
+        async move {
+            tokio::time::sleep(Duration::from_micros(200) * u32::try_from(number).unwrap()).await;
+            client.ask(&order(&RequestId::random())).await.unwrap()
+        }
+    });
+    let answers = join_all(asks).await;
+    let took = began.elapsed();
+    let clones = together.clones().await;
+    let total: usize = clones.iter().sum();
+    let mean = total as f64 / WEIGHTS.iter().sum::<u64>() as f64;
+    let per_weight = clones
+        .iter()
+        .zip(WEIGHTS)
+        .map(|(count, weight)| *count as f64 / weight as f64);
+    let most = per_weight.fold(0.0, f64::max);
+    let mut placing: Vec<f64> = answers
+        .iter()
+        .map(|answer| match answer {
+            Answer::Created {
+                stages: Stages {
+                    place_ms, reserve_ms, ..
+                },
+                ..
+            } => place_ms + reserve_ms,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    placing.sort_by(f64::total_cmp);
+    println!(
+        "{before:?} -> {clones:?} in {took:?}: max/mean {:.3}; placing median {} ms, worst {} ms",
+        most / mean,
+        placing[50],
+        placing[99]
+    );
+    assert_eq!(total, 110);
+    assert!(most / mean <= 1.10, "{:.3}", most / mean);
+}
