@@ -249,8 +249,10 @@ pub async fn serve_watched(
     });
     let stopped_clones = node.put_right(node.clock.now()).await;
 
-    let links = Links::new(endpoint.clone(), node.certified.subscribe());
-    namesake::refuse(&links, &contacts, &node.name, address).await?;
+    let links = || Links::new(endpoint.clone(), node.certified.subscribe());
+    // Not those of the gossip, which leave a node alone for a while that does not answer.
+    namesake::refuse(&links(), &contacts, &node.name, address).await?;
+    let links = links();
     report::tell(&node, &mut report::Resources::default());
     state.publish_port(port).context("write down the port")?;
     announce(&node, membership.origin);

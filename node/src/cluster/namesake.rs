@@ -59,6 +59,6 @@ async fn find(
 }
 
 /// Longer than nodes that are there take to answer, and short for whoever waits for the start.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// When one has answered, the others that are there do too.
 const GRACE: Duration = Duration::from_millis(200);

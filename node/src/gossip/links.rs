@@ -229,6 +229,7 @@ impl State {
         self.open
             .as_ref()
             .is_some_and(|open| open.connection.close_reason().is_none())
+            || !self.waiting.is_empty()
             || self.is_resting()
     }
 }
@@ -244,3 +245,6 @@ const REST: Duration = Duration::from_millis(250);
 const MAX_WAITING: usize = 8;
 /// For the last packets of a node that leaves; those that it has no connection for take a handshake.
 const FLUSH: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests;

@@ -6,12 +6,14 @@
 mod stray;
 mod survey;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rand::rngs::StdRng;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use zdap_proto::message::{Answer, CloneView, Considered, Outcome, Request, Sought, Stages};
 use zdap_proto::name::{NodeName, RequestId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
@@ -37,6 +39,8 @@ pub struct Placing {
     debits: Mutex<Debits>,
     turns: Mutex<Bounded<(UserName, RequestId), Turn>>,
     strays: Strays,
+    /// Held by who chooses a node.
+    choosing: tokio::sync::Mutex<()>,
     rng: Mutex<StdRng>,
 }
 
@@ -50,6 +54,7 @@ impl Placing {
             debits: Mutex::default(),
             turns: Mutex::default(),
             strays: Strays::default(),
+            choosing: tokio::sync::Mutex::default(),
             rng: Mutex::new(rng),
         }
     }
@@ -107,6 +112,8 @@ pub(super) async fn clone(
         let resource = resource_named(node, &wanted.resource)?;
         making::snapshot_of(node, &resource.name, wanted.snapshot)?;
     }
+    // One after the other: what the one before has placed, and has learned of the others, is in what the next one sees.
+    let mut choosing = timeout(IN_TURN, node.placing.choosing.lock()).await.ok();
     let survey = Survey::of(node, &wanted, pinned)?;
     let mut choice = {
         let mut rng = locked(&node.placing.rng);
@@ -132,6 +139,7 @@ pub(super) async fn clone(
                 continue;
             }
         }
+        choosing = None;
         match make(node, &bid.node, asker, &wanted).await {
             Ok(mut answered) => {
                 choice.accepted(&bid);
@@ -213,18 +221,38 @@ async fn earlier(
     Ok(None)
 }
 
-/// Asks the shortlist how busy each would be, all at once.
+/// Asks the shortlist how busy each would be, all at once. Whoever takes long is waited for only as long as no other has
+/// answered.
 async fn ask_for_offers(node: &Arc<Node>, survey: &Survey, choice: &mut Choice) {
     let asked: Vec<NodeName> = choice.to_ask().cloned().collect();
-    let offers = asked.iter().map(|at| offer(node, survey, at));
-    for (at, offer) in asked.iter().zip(join_all(offers).await) {
+    let mut silent: BTreeSet<&NodeName> = asked.iter().collect();
+    let round_trips = asked.iter().filter_map(|at| node.peers.round_trip(at));
+    let patience = round_trips.max().map_or(OFFERED, |longest| OFFERED.max(3 * longest));
+    let mut offers: FuturesUnordered<_> = asked
+        .iter()
+        .map(|at| async move { (at, offer(node, survey, at).await) })
+        .collect();
+    let enough = tokio::time::sleep(patience);
+    tokio::pin!(enough);
+    let mut has_offer = false;
+    while !silent.is_empty() {
+        let (at, offer) = tokio::select! {
+            biased;
+            Some(offer) = offers.next() => offer,
+            () = &mut enough, if has_offer => break,
+        };
+        silent.remove(at);
         match offer {
             Ok(offered) => {
+                has_offer = true;
                 note(node, survey, at, Some(offered));
                 choice.offered(at, offered);
             }
             Err(reason) => choice.declined(at, reason),
         }
+    }
+    for at in silent {
+        choice.declined(at, Reason::NoAnswer);
     }
 }
 
@@ -234,13 +262,9 @@ async fn offer(node: &Arc<Node>, survey: &Survey, at: &NodeName) -> Result<Offer
     if *at == node.name {
         return bidding::offer(node, &resource, snapshot);
     }
-    let deadline = match node.peers.round_trip(at) {
-        Some(round_trip) => (3 * round_trip).max(OFFERED),
-        None => OFFERED_ANEW,
-    };
     let request = Request::Offer { resource, snapshot };
     let itself = node.identity.subject();
-    let answer = node.peers.ask(at, itself, &request, deadline).await;
+    let answer = node.peers.ask(at, itself, &request, OFFERED_AT_LAST).await;
     let answer = answer.map_err(|error| reason(&error))?;
     bidding::heard(&answer).ok_or_else(|| Reason::Said(Trouble::OddAnswer.to_string()))
 }
@@ -402,8 +426,10 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// A node that has not said what it offers by then, or within three round trips, is too busy.
+/// A choice takes two round trips; of a crowd that waits longer than this everybody goes ahead.
+const IN_TURN: Duration = Duration::from_millis(250);
+/// Whoever has not said what it offers by then, or within three round trips, is passed over for one that has.
 const OFFERED: Duration = Duration::from_millis(50);
-/// Where the connection has to be made first.
-const OFFERED_ANEW: Duration = Duration::from_secs(1);
+/// Where nobody has; the connections may have to be made first.
+const OFFERED_AT_LAST: Duration = Duration::from_secs(1);
 const RESERVED: Duration = ANSWERED;

@@ -129,6 +129,27 @@ async fn a_node_that_was_killed_is_given_up_and_welcome_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn what_a_dead_node_had_is_known_to_one_that_comes_later() {
+    let machines = ["a", "b", "c"].map(Machine::new);
+    let (a, [b, c]) = cluster(&machines[0], [&machines[1], &machines[2]]).await;
+    c.operator().await.restore().await;
+    for node in [&a, &b] {
+        node.until("the snapshot of c is known", |view| snapshots(view, "c") == 1)
+            .await;
+    }
+    c.kill();
+    a.until("c is down", |view| is(view, "c", MemberState::Down))
+        .await;
+    let token = a.token(Invited::Node).await;
+    let late = Machine::new("d");
+    let late = late.start_apart(0, Some(&token)).await.unwrap();
+    late.until("a or b has told of c", |view| {
+        is(view, "c", MemberState::Down) && snapshots(view, "c") == 1
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_node_that_restarts_at_once_is_not_missed() {
     let machines = ["a", "b"].map(Machine::new);
     let (a, [b]) = cluster(&machines[0], [&machines[1]]).await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use zdap_proto::message::{Answer, Stages};
+use zdap_proto::message::{Answer, Request, Stages};
 use zdap_proto::name::RequestId;
 
 use crate::together::Together;
@@ -25,7 +25,11 @@ async fn a_hundred_requests_within_20_ms_at_all_nodes_spread_by_the_size_of_the_
     }
     // The nodes have talked to each other before.
     for client in &clients {
-        client.create().await;
+        let request = Request::ListClones {
+            resource: None,
+            all_owners: false,
+        };
+        client.ask(&request).await.unwrap();
     }
     let before = together.clones().await;
     let began = Instant::now();
@@ -65,6 +69,6 @@ async fn a_hundred_requests_within_20_ms_at_all_nodes_spread_by_the_size_of_the_
         placing[50],
         placing[99]
     );
-    assert_eq!(total, 110);
+    assert_eq!(total, 100);
     assert!(most / mean <= 1.10, "{:.3}", most / mean);
 }
