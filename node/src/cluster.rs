@@ -161,6 +161,8 @@ impl Cluster {
             pulling: Mutex::default(),
             revoked: Mutex::new(files.revoked()?),
             is_draining: AtomicBool::new(files.is_draining()?),
+            had_others: !files.members()?.is_empty(),
+            opened: now,
             changed: Notify::new(),
             files,
         });
@@ -193,6 +195,16 @@ impl Cluster {
     /// Returns what is believed, as it changes.
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.board.view.subscribe()
+    }
+
+    /// Whether this node has met none of those that were there when it ended last, and so knows nothing of what they have.
+    pub fn misses_all(&self) -> bool {
+        self.board.had_others && self.view().members.len() == 1
+    }
+
+    /// Whether that is likely to be over in a moment.
+    pub fn is_meeting(&self) -> bool {
+        self.misses_all() && self.board.opened.elapsed() < MEETING
     }
 
     /// Returns where the nodes are that are not down, `host:port`, this one first.
@@ -372,6 +384,8 @@ fn next_epoch(persisted: u64, now: DateTime<Utc>) -> u64 {
 const COMMANDS: usize = 64;
 /// Packets that wait for the gossip: half a second's worth of a large cluster's.
 const PACKETS: usize = 1024;
+/// A node that is there is met long before.
+const MEETING: Duration = Duration::from_secs(5);
 /// How long others may take to be told.
 const LEAVING: Duration = Duration::from_secs(1);
 /// Addresses are written down at most this often.

@@ -84,6 +84,7 @@ pub(crate) async fn elsewhere(node: &Node, clone: &CloneId) -> Result<Option<Nod
             node.located.note(clone, &view.node);
             Ok(Some(view.node))
         }
+        None if node.cluster.misses_all() => Err(met_nobody(clone)),
         None if silent.is_empty() => Ok(None),
         None => Err(unknown_whereabouts(clone, &silent)),
     }
@@ -144,19 +145,14 @@ pub(super) async fn search(node: &Node, sought: Sought) -> Search {
     Search { found: None, silent }
 }
 
-/// Returns the nodes that can be asked, and those that cannot and may hold something: one that is down and held nothing
-/// when it was last heard of does not.
+/// Returns the nodes that can be asked, and those that cannot. One that is down may have got clones since it was last heard
+/// of, on the other side of a split.
 pub(super) fn others(node: &Node) -> (Vec<NodeName>, Vec<SilentNode>) {
     let view = node.cluster.view();
     let (mut asked, mut silent) = (Vec::new(), Vec::new());
     for (name, seen) in view.members.iter().filter(|(name, _)| **name != node.name) {
-        let holds_nothing = seen
-            .digest
-            .as_ref()
-            .is_some_and(|heard| heard.digest.report.clones == 0);
         match seen.state {
             MemberState::Alive | MemberState::Suspect => asked.push(name.clone()),
-            MemberState::Down if holds_nothing => {}
             MemberState::Down => silent.push(SilentNode {
                 node: name.clone(),
                 reason: Trouble::Down.to_string(),
@@ -184,6 +180,14 @@ fn made_here(node: &Node, sought: &Sought) -> Option<CloneView> {
     };
     let record = node.clones.made_for(owner, request_id)?;
     Some(record.view(&node.name))
+}
+
+fn met_nobody(clone: &CloneId) -> Refusal {
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!("`{clone}` is not on this node, which has met no other since it started"),
+    )
+    .with_hint("try again in a moment, or through another node")
 }
 
 fn unknown_whereabouts(clone: &CloneId, silent: &[SilentNode]) -> Refusal {

@@ -193,6 +193,13 @@ async fn earlier(
         owner: wanted.owner.clone(),
         request_id: wanted.request_id.clone(),
     };
+    if node.cluster.is_meeting() {
+        return Err(Refusal::new(
+            RefusalKind::Unavailable,
+            "the clone may be on another node, and this one has just started and met none yet",
+        )
+        .with_hint("try again in a moment"));
+    }
     let Search { found, silent } = search(node, sought).await;
     if let Some(found) = found {
         return Ok(Some(found.node));
@@ -227,7 +234,9 @@ async fn ask_for_offers(node: &Arc<Node>, survey: &Survey, choice: &mut Choice) 
     let asked: Vec<NodeName> = choice.to_ask().cloned().collect();
     let mut silent: BTreeSet<&NodeName> = asked.iter().collect();
     let round_trips = asked.iter().filter_map(|at| node.peers.round_trip(at));
-    let patience = round_trips.max().map_or(OFFERED, |longest| OFFERED.max(3 * longest));
+    let patience = round_trips
+        .max()
+        .map_or(OFFERED, |longest| OFFERED.max(3 * longest));
     let mut offers: FuturesUnordered<_> = asked
         .iter()
         .map(|at| async move { (at, offer(node, survey, at).await) })

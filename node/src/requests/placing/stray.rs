@@ -90,21 +90,32 @@ pub async fn take_back_strays(node: Arc<Node>) {
     }
 }
 
+/// Destroys what was made for a request on, or by, a node that was lost, if this node has answered the request with another
+/// clone. If it has not, what was made there is the one, or nobody knows of it and it is no second one.
 async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<(), PeerError> {
+    let Some(turn) = node.placing.turn(&stray.owner, &stray.request_id) else {
+        return Ok(());
+    };
+    let Some(answered) = turn.lock().await.clone() else {
+        return Ok(());
+    };
     let itself = node.identity.subject();
     let find = Request::Find(Sought::Made {
         owner: stray.owner.clone(),
         request_id: stray.request_id.clone(),
     });
-    let clone = match node.peers.ask(&stray.node, itself, &find, ANSWERED).await? {
-        // What it has placed elsewhere is no stray.
-        Answer::Found(Some(view)) if view.node == stray.node => view.id,
+    let found = match node.peers.ask(&stray.node, itself, &find, ANSWERED).await? {
+        Answer::Found(Some(found)) if found.id != answered.id => found,
         Answer::Found(_) => return Ok(()),
         _ => return Err(Trouble::OddAnswer.of(&stray.node)),
     };
-    tracing::info!(node = %stray.node, %clone, "taking back a clone that was made on a lost node");
-    let destroy = Request::DestroyClone { clone };
-    let done = node.peers.ask_patiently(&stray.node, itself, &destroy, |_| {});
+    tracing::info!(clone = %found.id, node = %found.node, through = %stray.node, "taking back a clone that was made on a lost node");
+    if found.node == node.name {
+        node.clones.destroy(&found.id).await;
+        return Ok(());
+    }
+    let destroy = Request::DestroyClone { clone: found.id };
+    let done = node.peers.ask_patiently(&found.node, itself, &destroy, |_| {});
     done.await.map(drop)
 }
 
