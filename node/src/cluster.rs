@@ -161,7 +161,7 @@ impl Cluster {
             pulling: Mutex::default(),
             revoked: Mutex::new(files.revoked()?),
             is_draining: AtomicBool::new(files.is_draining()?),
-            had_others: !files.members()?.is_empty(),
+            remembered: files.members()?,
             opened: now,
             changed: Notify::new(),
             files,
@@ -197,14 +197,24 @@ impl Cluster {
         self.board.view.subscribe()
     }
 
-    /// Whether this node has met none of those that were there when it ended last, and so knows nothing of what they have.
-    pub fn misses_all(&self) -> bool {
-        self.board.had_others && self.view().members.len() == 1
+    /// Returns where a node was when this one ended last, `host:port`, that it has not met again since: nothing is known
+    /// of what that one has.
+    pub fn missed(&self) -> Option<String> {
+        let view = self.view();
+        let is_met = |address: &&String| {
+            let mut met = view.members.values();
+            met.any(|seen| seen.host_port() == **address || seen.address.to_string() == **address)
+        };
+        self.board
+            .remembered
+            .iter()
+            .find(|address| !is_met(address))
+            .cloned()
     }
 
-    /// Whether that is likely to be over in a moment.
+    /// Whether this node has just started and not met all others again yet.
     pub fn is_meeting(&self) -> bool {
-        self.misses_all() && self.board.opened.elapsed() < MEETING
+        self.board.opened.elapsed() < MEETING && self.missed().is_some()
     }
 
     /// Returns where the nodes are that are not down, `host:port`, this one first.

@@ -81,6 +81,13 @@ impl Faults {
         state.failing.insert(number, moment);
     }
 
+    /// Takes back what was to go wrong at calls to come.
+    pub fn calm(&self) {
+        let mut state = self.state();
+        state.failing.clear();
+        state.stop = None;
+    }
+
     /// Makes every call take this long, in the time of tokio's clock.
     pub fn set_latency(&self, latency: Duration) {
         self.state().latency = latency;
@@ -194,6 +201,9 @@ mod tests {
     async fn a_call_that_is_counted_from_now_fails_or_is_the_last() {
         let (faults, sum) = (Faults::none(), AtomicUsize::new(0));
         add_one(&faults, &sum).await.unwrap();
+        faults.fail_after(1, Moment::Before);
+        faults.stop_after(0, Moment::Before);
+        faults.calm();
         faults.fail_after(1, Moment::Before);
         faults.stop_after(2, Moment::Before);
         add_one(&faults, &sum).await.unwrap();

@@ -25,8 +25,8 @@ pub(crate) struct Board {
     pub(super) pulling: Mutex<BTreeSet<NodeName>>,
     pub(super) revoked: Mutex<BTreeSet<UserName>>,
     pub(super) is_draining: AtomicBool,
-    /// Whether there were other nodes when this one ended last.
-    pub(super) had_others: bool,
+    /// Where other nodes were when this one ended last, `host:port`.
+    pub(super) remembered: Vec<String>,
     pub(super) opened: Instant,
     /// Something that this node says of itself may have changed.
     pub(super) changed: Notify,

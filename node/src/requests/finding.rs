@@ -78,14 +78,18 @@ pub(crate) async fn elsewhere(node: &Node, clone: &CloneId) -> Result<Option<Nod
     {
         return Ok(Some(owner));
     }
+    // Whoever is met while the others are asked is not asked.
+    let missed = node.cluster.missed();
     let Search { found, silent } = search(node, Sought::Clone(clone.clone())).await;
     match found {
         Some(view) => {
             node.located.note(clone, &view.node);
             Ok(Some(view.node))
         }
-        None if node.cluster.misses_all() => Err(met_nobody(clone)),
-        None if silent.is_empty() => Ok(None),
+        None if silent.is_empty() => match missed {
+            None => Ok(None),
+            Some(address) => Err(not_met(clone, &address)),
+        },
         None => Err(unknown_whereabouts(clone, &silent)),
     }
 }
@@ -182,10 +186,13 @@ fn made_here(node: &Node, sought: &Sought) -> Option<CloneView> {
     Some(record.view(&node.name))
 }
 
-fn met_nobody(clone: &CloneId) -> Refusal {
+fn not_met(clone: &CloneId, address: &str) -> Refusal {
     Refusal::new(
         RefusalKind::Unavailable,
-        format!("`{clone}` is not on this node, which has met no other since it started"),
+        format!(
+            "`{clone}` is on none of the nodes that answer, and may be on the one at {address}, which this node has not \
+             met since it started"
+        ),
     )
     .with_hint("try again in a moment, or through another node")
 }

@@ -196,7 +196,7 @@ async fn earlier(
     if node.cluster.is_meeting() {
         return Err(Refusal::new(
             RefusalKind::Unavailable,
-            "the clone may be on another node, and this one has just started and met none yet",
+            "the clone may be on another node, and this one has just started and not met all of them yet",
         )
         .with_hint("try again in a moment"));
     }
