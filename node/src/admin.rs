@@ -288,10 +288,10 @@ impl Running {
     async fn clones(&self, resource: Option<ResourceName>) -> anyhow::Result<Vec<CloneView>> {
         let all_owners = true;
         let request = Request::ListClones { resource, all_owners };
-        match self.ask(&request).await? {
-            Answer::Clones { clones, .. } => Ok(clones),
-            _ => bail!(ANOTHER_ANSWER),
-        }
+        let Answer::Clones { clones, .. } = self.ask(&request).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        Ok(clones)
     }
 }
 

@@ -15,7 +15,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use zdap_proto::message::{CloneRecord, CloneState, Stages};
-use zdap_proto::name::{CloneId, RequestId, SnapshotId, UserName};
+use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 
 use crate::resource::Resource;
@@ -302,14 +302,7 @@ impl Clones {
             if known.values().filter(mine).filter(of_resource).count()
                 >= usize::try_from(most).unwrap_or(usize::MAX)
             {
-                return Err(Refusal::new(
-                    RefusalKind::Full,
-                    format!(
-                        "`{}` has {most} clones of `{}` already, as many as are allowed",
-                        order.owner, order.resource.name
-                    ),
-                )
-                .with_hint("`zdap list clones` shows them; `zdap destroy CLONE_ID` gives one back"));
+                return Err(as_many_as_allowed(&order.owner, &order.resource.name, most));
             }
         }
         let record = order.record(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner));
@@ -466,6 +459,15 @@ enum Admission {
     New(Box<CloneRecord>, OwnedMutexGuard<()>),
     Made(Box<CloneRecord>),
     InTheMaking(Arc<tokio::sync::Mutex<()>>),
+}
+
+/// Refuses a clone to somebody who has `most` of the resource.
+pub fn as_many_as_allowed(owner: &UserName, resource: &ResourceName, most: u32) -> Refusal {
+    Refusal::new(
+        RefusalKind::Full,
+        format!("`{owner}` has {most} clones of `{resource}` already, as many as are allowed"),
+    )
+    .with_hint("`zdap list clones` shows them; `zdap destroy CLONE_ID` gives one back")
 }
 
 fn starting(id: &CloneId) -> Refusal {

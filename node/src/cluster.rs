@@ -92,6 +92,8 @@ pub struct GossipSetup {
     pub settings: Settings,
     /// Chance: whom it asks, and when; and what new clones are called.
     pub rng: StdRng,
+    /// By the wall clock, when it starts: what its life is called by, so that a later one is higher.
+    pub now: DateTime<Utc>,
     /// On a thread of its own, where no other work holds it up; else on the runtime that serves.
     pub own_thread: bool,
 }
@@ -101,6 +103,7 @@ impl Default for GossipSetup {
         Self {
             settings: Settings::default(),
             rng: StdRng::from_rng(&mut rand::rng()),
+            now: Utc::now(),
             own_thread: true,
         }
     }
@@ -124,14 +127,16 @@ impl Cluster {
         name: NodeName,
         address: SocketAddr,
         host_port: String,
-        began: DateTime<Utc>,
         setup: GossipSetup,
     ) -> anyhow::Result<(Self, Driver)> {
         let GossipSetup {
-            settings, mut rng, ..
+            settings,
+            mut rng,
+            now: wall_clock,
+            ..
         } = setup;
         let files = Files::of(state_dir);
-        let epoch = next_epoch(files.generation()?, began);
+        let epoch = next_epoch(files.generation()?, wall_clock);
         files
             .write_generation(epoch)
             .context("write down that the node starts once more")?;
@@ -359,11 +364,13 @@ impl Cluster {
             let view = views.borrow_and_update().clone();
             let others = view.members.iter().filter(|(name, _)| **name != view.me);
             let addresses: BTreeSet<String> = others.map(|(_, seen)| seen.host_port()).collect();
-            // Nobody is known yet: those who were are what is left to go by.
-            if !addresses.is_empty() && addresses != written {
-                match self.board.files.write_members(&addresses) {
-                    Ok(()) => written = addresses,
-                    Err(error) => tracing::error!(%error, "write down where the other nodes are"),
+            // While nobody is known yet, those who were are what is left to go by.
+            if !addresses.is_empty() {
+                if addresses != written {
+                    match self.board.files.write_members(&addresses) {
+                        Ok(()) => written = addresses,
+                        Err(error) => tracing::error!(%error, "write down where the other nodes are"),
+                    }
                 }
                 tokio::time::sleep(WRITTEN).await;
             }
@@ -398,5 +405,19 @@ const PACKETS: usize = 1024;
 const MEETING: Duration = Duration::from_secs(5);
 /// How long others may take to be told.
 const LEAVING: Duration = Duration::from_secs(1);
-/// Addresses are written down at most this often.
+/// Addresses are looked at at most this often.
 const WRITTEN: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_goes_up_also_when_the_clock_was_put_back() {
+        let now: DateTime<Utc> = "2026-11-22T12:00:00Z".parse().unwrap();
+        let first = next_epoch(0, now);
+        assert_eq!(i64::try_from(first).unwrap(), now.timestamp_millis());
+        assert_eq!(next_epoch(first, now - chrono::TimeDelta::days(1)), first + 1);
+        assert!(next_epoch(first, now + chrono::TimeDelta::days(1)) > first + 1);
+    }
+}

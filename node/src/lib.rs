@@ -49,6 +49,7 @@ pub mod state;
 pub mod storage;
 pub mod tunnel;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -101,8 +102,10 @@ pub struct Parts {
     pub state: StateDir,
     /// Its place in the cluster.
     pub membership: Membership,
-    /// The socket it serves.
+    /// The UDP socket it serves.
     pub socket: Socket,
+    /// Where other nodes reach that.
+    pub address: SocketAddr,
     /// The resource files.
     pub resources: Watched,
     /// The first seam.
@@ -126,12 +129,14 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
             config.api_port
         )
     })?;
+    let address = addresses::own(&config.network_address, socket.local_addr()?.port()).await?;
     let membership = state::membership(&state, &config.node_name, join.as_ref(), Utc::now()).await?;
     match open_seams(config, &state, &membership).await {
         Ok((resources, runtime, storage)) => Ok(Parts {
             state,
             membership,
             socket: socket.into(),
+            address,
             resources,
             storage,
             runtime,
@@ -183,6 +188,7 @@ pub async fn serve_watched(
         state,
         membership,
         socket,
+        address,
         resources: (watch, catalogue),
         storage,
         runtime,
@@ -206,7 +212,6 @@ pub async fn serve_watched(
     let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances)
         .with_names_from(StdRng::from_rng(&mut gossip.rng));
     let port = socket.local_addr()?.port();
-    let address = addresses::own(&config.network_address, port).await?;
     let contacts = cluster::remembered(state.path()).context("read where the other nodes are")?;
     let contacts = addresses::of_others(&contacts).await;
     let own_thread = gossip.own_thread;
@@ -217,7 +222,6 @@ pub async fn serve_watched(
         config.node_name.clone(),
         address,
         config.network_address.with_port(port),
-        clock.now(),
         gossip,
     )?;
     let endpoint = transport::server_endpoint(socket, &membership.identity)?;
@@ -228,7 +232,7 @@ pub async fn serve_watched(
         address: config.network_address.with_port(port),
         peers: Arc::new(peers),
         reservations: Reservations::default(),
-        placing: Placing::new(rng),
+        placing: Placing::open(state.path(), rng).context("read which clones are to be taken back")?,
         located: Located::default(),
         certified,
         is_measured: AtomicBool::new(true),

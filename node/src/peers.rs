@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zdap_proto::connect::{ConnectError, connect};
 use zdap_proto::control::{CallError, call_on_behalf_of};
 use zdap_proto::frame::FrameError;
@@ -34,13 +34,14 @@ pub struct Peers {
 }
 
 /// Where the connection to one node is kept; who holds the lock is dialling.
-type Slot = tokio::sync::Mutex<Option<Kept>>;
+type Slot = tokio::sync::Mutex<Kept>;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 struct Kept {
-    connection: Connection,
-    /// Where it leads.
-    address: String,
+    /// The connection, and the address that it leads to.
+    open: Option<(Connection, String)>,
+    /// When there was none to be had, and why.
+    failed: Option<(Instant, Arc<ConnectError>)>,
 }
 
 /// Why another node has not done what it was asked. Displayed with the node's name; what is wrong with it is [`Trouble`].
@@ -63,7 +64,7 @@ pub enum Trouble {
     Down,
     /// No connection to it could be made.
     #[error("cannot be reached")]
-    Unreachable(#[source] Box<ConnectError>),
+    Unreachable(#[source] Arc<ConnectError>),
     /// Somebody else is where it should be.
     #[error("is not at {address}, where {found} is")]
     Another {
@@ -160,10 +161,9 @@ impl Peers {
     ) -> Result<(Connection, bool), PeerError> {
         let slot = self.slot(node, purpose);
         if let Ok(kept) = slot.try_lock()
-            && let Some(kept) = &*kept
-            && kept.is_good(self.address(node)?.as_str())
+            && let Some(connection) = kept.good(&self.address(node)?)
         {
-            return Ok((kept.connection.clone(), false));
+            return Ok((connection, false));
         }
         // In a task of its own: whoever waits for a connection only briefly leaves it for the next one.
         let (peers, dialled) = (Arc::clone(self), node.clone());
@@ -179,7 +179,7 @@ impl Peers {
     pub fn round_trip(&self, node: &NodeName) -> Option<Duration> {
         let slot = self.slot(node, Purpose::Control);
         let kept = slot.try_lock().ok()?;
-        Some(kept.as_ref()?.connection.rtt())
+        Some(kept.open.as_ref()?.0.rtt())
     }
 
     async fn ask_again_if_lost(
@@ -208,27 +208,37 @@ impl Peers {
         purpose: Purpose,
         slot: &Slot,
     ) -> Result<(Connection, bool), PeerError> {
+        let began = Instant::now();
         let mut kept = slot.lock().await;
         let address = self.address(node)?;
-        if let Some(kept) = &*kept
-            && kept.is_good(&address)
+        if let Some(connection) = kept.good(&address) {
+            return Ok((connection, false));
+        }
+        // What whoever dialled meanwhile has found out holds for all who waited.
+        if let Some((failed, source)) = &kept.failed
+            && *failed >= began
         {
-            return Ok((kept.connection.clone(), false));
+            return Err(Trouble::Unreachable(Arc::clone(source)).of(node));
         }
         let identity = self.identity.borrow().clone();
-        let connection = connect(&self.endpoint, &identity, &address, purpose)
-            .await
-            .map_err(|source| Trouble::Unreachable(Box::new(source)).of(node))?;
+        let connection = match connect(&self.endpoint, &identity, &address, purpose).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                let source = Arc::new(error);
+                kept.failed = Some((Instant::now(), Arc::clone(&source)));
+                return Err(Trouble::Unreachable(source).of(node));
+            }
+        };
         let found = transport::peer(&connection).map(|peer| peer.subject);
         if !matches!(&found, Some(Subject::Node(name)) if name == node) {
             Close::Done.connection(&connection, "another node was meant");
             let found = found.map_or_else(|| "somebody else".to_owned(), |subject| subject.to_string());
             return Err(Trouble::Another { address, found }.of(node));
         }
-        *kept = Some(Kept {
-            connection: connection.clone(),
-            address,
-        });
+        *kept = Kept {
+            open: Some((connection.clone(), address)),
+            failed: None,
+        };
         Ok((connection, true))
     }
 
@@ -260,7 +270,7 @@ impl Peers {
     /// Returns the connection that requests to a node go over, and how many packets have come over it.
     fn heard(&self, node: &NodeName) -> Option<(Connection, u64)> {
         let slot = self.slot(node, Purpose::Control);
-        let connection = slot.try_lock().ok()?.as_ref()?.connection.clone();
+        let connection = slot.try_lock().ok()?.open.as_ref()?.0.clone();
         let packets = connection.stats().udp_rx.datagrams;
         Some((connection, packets))
     }
@@ -286,11 +296,15 @@ impl Trouble {
 }
 
 impl Kept {
-    /// Says whether it still stands, and leads to where the node is now.
-    fn is_good(&self, address: &str) -> bool {
-        self.connection.close_reason().is_none() && self.address == address
+    /// Returns the connection if it still stands, and leads to where the node is now.
+    fn good(&self, address: &str) -> Option<Connection> {
+        let (connection, leads_to) = self.open.as_ref()?;
+        (connection.close_reason().is_none() && leads_to == address).then(|| connection.clone())
     }
 }
 
 /// An acknowledgement takes a round trip and at most 25 ms; three lost packets in a row are no accident.
 const DEAF: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use crate::config::NetworkAddress;
 pub async fn own(network_address: &NetworkAddress, port: u16) -> anyhow::Result<SocketAddr> {
     let text = network_address.with_port(port);
     resolve(&text).await.with_context(|| {
-        format!("find the address of this node, `{text}`; --network-address says where others reach it")
+        format!("find the address of this node, `{text}`: --network-address names where others reach it")
     })
 }
 

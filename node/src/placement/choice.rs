@@ -122,23 +122,30 @@ impl Choice {
         self.chosen = Some(bid.node.clone());
     }
 
-    /// Returns where to reserve next: 3 times at the cheapest of those that offered, at what it offered; then at any,
-    /// at any cost. There are no more than the number of nodes and 3.
+    /// Returns where to reserve next: 3 times at the cheapest of those that offered, as long as it is no worse than the next
+    /// best; then at any, at any cost. There are no more than the number of nodes and 3.
     pub fn next_bid(&mut self) -> Option<Bid> {
         let remaining = || {
             self.candidates
                 .iter()
                 .filter(|candidate| candidate.reason.is_none())
         };
-        let offer = remaining()
+        let mut offers: Vec<_> = remaining()
             .filter_map(|candidate| Some((candidate, candidate.offered?)))
-            .min_by_key(|(_, offered)| offered.predicted.cost());
-        let bid = match offer {
-            Some((candidate, offered)) => Bid {
-                node: candidate.node.clone(),
-                at_most: (self.tries < TRIES).then_some(offered.limit),
-            },
-            None => Bid {
+            .collect();
+        offers.sort_by_key(|(_, offered)| offered.predicted.cost());
+        let bid = match offers.as_slice() {
+            [(candidate, offered), others @ ..] => {
+                // As long as it is no worse than the next best, another round trip would gain nothing.
+                let next = others
+                    .first()
+                    .map_or(offered.limit, |(_, next)| next.predicted.cost());
+                Bid {
+                    node: candidate.node.clone(),
+                    at_most: (self.tries < TRIES).then_some(next.max(offered.predicted.cost())),
+                }
+            }
+            [] => Bid {
                 node: remaining().next()?.node.clone(),
                 at_most: None,
             },

@@ -1,25 +1,24 @@
 //! Where a clone is made: which nodes may, in which order they are asked, and why the others may not. Pure.
 //!
 //! # The policy
-//! 1. **Filter** ([`rank`]). A node is eligible if it answers, was heard of in the last 90 s, speaks the protocol, serves
-//!    the resource, has the snapshot, is not drained, read-only or full, and has room: after the clone its pool is at most
-//!    85 % full, and memory for the clone and a twentieth of the machine's is left. Who names a node gets that one or none.
+//! 1. **Filter** ([`rank`]). A node is eligible if it answers, knows how it is, speaks the protocol, serves the resource,
+//!    has the snapshot, is not drained, read-only or full, and has room: after the clone its pool is at most 85 % full, and
+//!    memory for the clone and a twentieth of the machine's is left. Who names a node gets that one or none.
 //! 2. **Freshness** is part of the filter, and never of the order. Who names a time gets a node that has precisely that
 //!    snapshot. Else a node is eligible if its newest snapshot is at most one period of the resource's `cron` older than the
 //!    newest on any node that answers. A node that is down keeps nobody from what the others have.
 //! 3. **Order**: by [`Prediction::cost`], how busy the node would be with the clone, all that is promised counted: the
 //!    reservations it has told of, what this node has placed there since, and what its last offer has shown that others have
-//!    ([`Debits`]). Ties are random. A node that has missed a digest counts as busier. A clone that waits there warm costs
-//!    nothing.
+//!    ([`Debits`]). Ties are random. A clone that waits there warm costs nothing.
 //! 4. **Shortlist** ([`Ranking::shortlist`]): 3 random ones of the best max(5, N/4) of the N eligible; all if they are at
 //!    most 5. What is known of others is always a little old, and if everybody went for the best, everybody would choose
 //!    the same node.
 //! 5. **Offers** ([`Choice`]): the 3 are asked in parallel how busy they would be, promises included, and half of the offers
 //!    they have made in the last moment: who asks at the same time may be about to come.
 //! 6. **Reservation** ([`crate::reserve`]): at the cheapest, which refuses if it has no room any more, or if it has come to
-//!    cost more than 2 further clones would have made of its offer. A refusal says what it costs now. After 3 tries any
-//!    node with room will do, those that offered first, then the others in their order. If there is none, every node is
-//!    named with its reason.
+//!    cost more than the next best offer; where there is no other, more than 2 further clones would have made of its own. A
+//!    refusal says what it costs now. After 3 tries any node with room will do, those that offered first, then the others in
+//!    their order. If there is none, every node is named with its reason.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -63,9 +62,9 @@ pub struct Known<'a> {
     pub node: &'a NodeName,
     /// Whether it answers.
     pub state: MemberState,
-    /// What it last said of itself, and how long ago by the local clock. Of this node what is true now, reservations filled
-    /// in ([`crate::reserve::Reservations::report`]), and no time ago.
-    pub report: Option<(&'a NodeReport, Duration)>,
+    /// What it last said of itself: it stands until it says something else. Of this node what is true now, reservations
+    /// filled in ([`crate::reserve::Reservations::report`]).
+    pub report: Option<&'a NodeReport>,
     /// What it has of the resource.
     pub stock: Stock<'a>,
     /// What this node has placed there and the report does not contain ([`Debits::pending`]). Nothing for this node itself.
@@ -177,7 +176,7 @@ impl Ranking {
 
 impl Known<'_> {
     fn answers(&self) -> bool {
-        self.state == MemberState::Alive && self.report.is_some_and(|(_, age)| age <= DEAD_DIGEST)
+        self.state == MemberState::Alive && self.report.is_some_and(|report| !report.flags.stale)
     }
 
     fn newest(&self) -> Option<SnapshotTime> {
@@ -194,17 +193,14 @@ impl Known<'_> {
     }
 
     fn predict(&self, wish: &Wish) -> Option<Prediction> {
-        let (report, _) = self.report?;
+        let report = self.report?;
         let more = if self.has_warm { 0 } else { 1 };
         Some(predict(report, self.promised(report, wish), wish.clone, more))
     }
 
     fn order(&self, wish: &Wish) -> Share {
-        let is_overdue = self.report.is_none_or(|(_, age)| age > LATE_DIGEST);
-        let cost = self
-            .predict(wish)
-            .map_or(Share(u32::MAX), |predicted| predicted.cost());
-        if is_overdue { cost + LATENESS } else { cost }
+        let predicted = self.predict(wish);
+        predicted.map_or(Share(u32::MAX), |predicted| predicted.cost())
     }
 
     fn reason(&self, wish: &Wish, newest: Option<SnapshotTime>) -> Option<Reason> {
@@ -216,12 +212,9 @@ impl Known<'_> {
             MemberState::Suspect => return Some(Reason::Suspect),
             MemberState::Down => return Some(Reason::Down),
         }
-        let Some((report, age)) = self.report else {
+        let Some(report) = self.report else {
             return Some(Reason::Unheard);
         };
-        if age > DEAD_DIGEST {
-            return Some(Reason::Stale { age });
-        }
         if report.protocol < OLDEST_PROTOCOL {
             let protocol = report.protocol;
             return Some(Reason::Incompatible { protocol });
@@ -256,15 +249,6 @@ impl Known<'_> {
         (behind > period).then_some(Reason::TooOld { newest, elsewhere })
     }
 }
-
-/// A node says how it is every 30 s at least; who has missed three of these is cut off in a way the membership does not see.
-pub const DEAD_DIGEST: Duration = Duration::from_secs(90);
-
-/// A digest older than this was missed: 30 s, and time to come round.
-const LATE_DIGEST: Duration = Duration::from_secs(35);
-
-/// What that makes a node costlier by: enough to come after those that are known to be as busy, too little to keep it empty.
-const LATENESS: Share = Share(250_000);
 
 /// Nobody is asked for more offers. A fourth would gain a hundredth of balance, for a third more messages.
 const ASKED: usize = 3;

@@ -1,7 +1,6 @@
 //! Why a node was not taken, in the words of whoever asked for a clone.
 
 use std::fmt;
-use std::time::Duration;
 
 use zdap_proto::digest::NodeReport;
 use zdap_proto::name::SnapshotTime;
@@ -21,11 +20,8 @@ pub enum Reason {
     Suspect,
     /// It has said nothing of itself yet.
     Unheard,
-    /// It has said nothing of itself for longer than [`super::DEAD_DIGEST`].
-    Stale {
-        /// For how long.
-        age: Duration,
-    },
+    /// It could not take its figures for a while.
+    Stale,
     /// It is of a version that cannot be asked.
     Incompatible {
         /// The highest version of the protocol that it speaks.
@@ -88,7 +84,7 @@ impl fmt::Display for Reason {
             Self::Down => f.write_str("is down"),
             Self::Suspect => f.write_str("does not answer the other nodes"),
             Self::Unheard => f.write_str("has not said yet how it is"),
-            Self::Stale { age } => write!(f, "was last heard of {} s ago", age.as_secs()),
+            Self::Stale => f.write_str("cannot tell how it is"),
             Self::Incompatible { protocol } => {
                 write!(f, "speaks version {protocol} of the protocol, too old; update it")
             }
@@ -141,7 +137,9 @@ pub fn obstacle(report: &NodeReport, promised: Demand, clone: Demand) -> Option<
         0 => 0,
         memory => memory.saturating_add((report.memory_total_mib / KEPT_MEMORY).into()),
     };
-    if flags.draining {
+    if flags.stale {
+        Some(Reason::Stale)
+    } else if flags.draining {
         Some(Reason::Draining)
     } else if flags.read_only {
         Some(Reason::ReadOnly)

@@ -47,7 +47,6 @@ struct Fact {
     node: NodeName,
     state: MemberState,
     report: Option<NodeReport>,
-    age: Duration,
     snapshots: Option<Vec<SnapshotTime>>,
     has_warm: bool,
 }
@@ -58,7 +57,6 @@ impl Fact {
             node: name(number),
             state: MemberState::Alive,
             report: Some(report()),
-            age: Duration::from_secs(20),
             snapshots: Some(vec![time("2026-11-22T03:00:00Z")]),
             has_warm: false,
         }
@@ -81,7 +79,7 @@ impl Fact {
         Known {
             node: &self.node,
             state: self.state,
-            report: self.report.as_ref().map(|report| (report, self.age)),
+            report: self.report.as_ref(),
             stock: self.snapshots.as_deref().map_or(Stock::None, Stock::Snapshots),
             debits: Demand::default(),
             has_warm: self.has_warm,
@@ -139,11 +137,8 @@ fn each_reason_is_told_in_words() {
             "has not said yet how it is",
         ),
         (
-            Fact {
-                age: Duration::from_secs(91),
-                ..Fact::good(1)
-            },
-            "was last heard of 91 s ago",
+            Fact::says(1, |report| report.flags.stale = true),
+            "cannot tell how it is",
         ),
         (
             Fact::says(1, |report| report.protocol = 0),
@@ -276,21 +271,14 @@ fn below_a_half_the_count_of_clones_decides_and_above_it_the_bottleneck() {
 }
 
 #[test]
-fn a_node_that_missed_a_digest_comes_after_the_others_and_a_warm_clone_before_them() {
-    let late = Fact {
-        age: Duration::from_secs(40),
-        ..Fact::good(1)
-    };
+fn a_warm_clone_comes_before_all_others() {
     let warm = Fact {
         has_warm: true,
         ..Fact::good(3)
     };
     for seed in 0..20 {
-        let facts = [late.clone(), Fact::good(2), warm.clone()];
-        assert_eq!(
-            eligible(&ranked(&facts, &wish(), seed)),
-            ["node3", "node2", "node1"]
-        );
+        let facts = [Fact::good(2), warm.clone()];
+        assert_eq!(eligible(&ranked(&facts, &wish(), seed)), ["node3", "node2"]);
     }
 }
 
@@ -308,11 +296,10 @@ prop_compose! {
         number in 0..1000_usize,
         state in prop::sample::select(vec![MemberState::Alive, MemberState::Alive, MemberState::Suspect, MemberState::Down]),
         heard in prop::bool::weighted(0.9),
-        age in 0..120_u64,
         free in any::<[u32; 2]>(),
         total in any::<[u32; 2]>(),
         counts in any::<[u16; 3]>(),
-        flags in prop::collection::vec(prop::bool::weighted(0.1), 3),
+        flags in prop::collection::vec(prop::bool::weighted(0.1), 4),
         protocol in 0..3_u16,
         days in prop::option::of(prop::collection::vec(1..28_u32, 0..4)),
         has_warm in any::<bool>(),
@@ -325,7 +312,7 @@ prop_compose! {
             load_percent: counts[0],
             clones: counts[1],
             reservations: counts[2],
-            flags: NodeFlags { draining: flags[0], full: flags[1], read_only: flags[2] },
+            flags: NodeFlags { draining: flags[0], full: flags[1], read_only: flags[2], stale: flags[3] },
             protocol,
             ..NodeReport::default()
         };
@@ -333,7 +320,6 @@ prop_compose! {
             node: name(number),
             state,
             report: heard.then_some(report),
-            age: Duration::from_secs(age),
             snapshots: days.map(|days| days.iter().map(|day| time(&format!("2026-11-{day:02}T03:00:00Z"))).collect()),
             has_warm,
         }
@@ -350,7 +336,6 @@ proptest! {
                 let Some(report) = &fact.report else { return false };
                 fact.node == ranked.node
                     && fact.state == MemberState::Alive
-                    && fact.age <= DEAD_DIGEST
                     && report.flags == NodeFlags::default()
                     && report.protocol > 0
                     && fact.snapshots.as_ref().is_some_and(|snapshots| !snapshots.is_empty())

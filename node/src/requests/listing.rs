@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use zdap_proto::digest::NodeReport;
 use zdap_proto::message::{
-    Answer, CloneRecord, CloneView, NodeState, NodeView, Request, ResourceView, SnapshotView,
+    Answer, CloneRecord, CloneView, NodeState, NodeView, Request, ResourceView, SilentNode, SnapshotView,
 };
 use zdap_proto::name::{NodeName, ResourceName, SnapshotId, SnapshotTime};
 
@@ -80,11 +80,10 @@ pub(super) async fn clones(
     asker: &Asker,
     resource: Option<ResourceName>,
     all_owners: bool,
-) -> Answer {
+) -> (Vec<CloneView>, Vec<SilentNode>) {
     let mut clones = clones_here(node, asker, resource.clone(), all_owners);
     if scope == Scope::Here {
-        let silent = Vec::new();
-        return Answer::Clones { clones, silent };
+        return (clones, Vec::new());
     }
     let (others, mut silent) = others(node);
     let request = Request::ListClones { resource, all_owners };
@@ -105,7 +104,7 @@ pub(super) async fn clones(
         node.located.note(&clone.id, &clone.node);
     }
     silent.sort_by(|a, b| a.node.cmp(&b.node));
-    Answer::Clones { clones, silent }
+    (clones, silent)
 }
 
 /// Returns every node, or this one alone, as far as it is known here.

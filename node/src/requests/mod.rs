@@ -94,7 +94,8 @@ pub async fn answer(
             if all_owners {
                 asker.must_be_admin("list everybody's clones")?;
             }
-            listing::clones(node, scope, &asker, resource, all_owners).await
+            let (clones, silent) = listing::clones(node, scope, &asker, resource, all_owners).await;
+            Answer::Clones { clones, silent }
         }
         Request::ListNodes => Answer::Nodes(listing::nodes(node, scope)),
         Request::CreateSnapshot {

@@ -3,35 +3,35 @@
 //! The policy is [`crate::placement`]'s. Whatever is asked of another node here can be asked twice, and a clone that may
 //! have been made on a node that was lost meanwhile is taken back when that node returns.
 
+mod asking;
 mod stray;
 mod survey;
 
-use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
-use zdap_proto::message::{Answer, CloneView, Considered, Outcome, Request, Sought, Stages};
+use zdap_proto::identity::Subject;
+use zdap_proto::message::{Answer, CloneState, CloneView, Considered, Outcome, Sought, Stages};
 use zdap_proto::name::{NodeName, RequestId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
+use self::asking::{NotMade, ask_for_offers, make, note, outpaced, reserve};
 pub use self::stray::take_back_strays;
 use self::stray::{Stray, Strays};
 use self::survey::Survey;
-use super::asker::Asker;
+use super::asker::{Asker, Scope};
 use super::bidding::NotReserved;
-use super::finding::{ANSWERED, Bounded, Search, search};
+use super::finding::{Bounded, Search, search};
 use super::making::Wanted;
-use super::{Answered, Made, bidding, making, resource_named};
+use super::{Answered, bidding, listing, making, resource_named};
+use crate::clones::as_many_as_allowed;
 use crate::gossip::MemberState;
 use crate::node::Node;
-use crate::peers::{PeerError, Trouble};
-use crate::placement::{self, Bid, Choice, Debits, Reason};
-use crate::refuse;
-use crate::reserve::{Offered, Refused};
+use crate::placement::{self, Choice, Debits, Reason};
 
 /// What this node remembers of the clones it has placed.
 #[derive(Debug)]
@@ -48,15 +48,16 @@ pub struct Placing {
 type Turn = Arc<tokio::sync::Mutex<Option<CloneView>>>;
 
 impl Placing {
-    /// Begins with nothing placed; `rng` chooses between nodes that are as good.
-    pub fn new(rng: StdRng) -> Self {
-        Self {
+    /// Begins with nothing placed, and with what earlier lives have left to be taken back; `rng` chooses between nodes that
+    /// are as good.
+    pub fn open(state_dir: &Path, rng: StdRng) -> io::Result<Self> {
+        Ok(Self {
             debits: Mutex::default(),
             turns: Mutex::default(),
-            strays: Strays::default(),
+            strays: Strays::open(state_dir)?,
             choosing: tokio::sync::Mutex::default(),
             rng: Mutex::new(rng),
-        }
+        })
     }
 
     /// Returns the turn of a request that was seen here.
@@ -93,6 +94,7 @@ pub(super) async fn clone(
         match make(node, &at, asker, &wanted).await {
             Ok(answered) => {
                 *placed = view_of(&answered);
+                settle(node, &wanted, placed.as_ref());
                 return Ok(Answered {
                     made: None,
                     ..answered
@@ -107,14 +109,36 @@ pub(super) async fn clone(
         }
     }
 
+    let answered = place(node, asker, &wanted, pinned, began).await?;
+    *placed = view_of(&answered);
+    settle(node, &wanted, placed.as_ref());
+    Ok(answered)
+}
+
+/// From now on this is the one clone of this request.
+fn settle(node: &Node, wanted: &Wanted, placed: Option<&CloneView>) {
+    if let Some(placed) = placed {
+        node.placing.strays.answered(wanted, &placed.id);
+    }
+}
+
+/// Chooses a node, reserves a place there, and makes the clone; on the next one if that fails.
+async fn place(
+    node: &Arc<Node>,
+    asker: &Asker,
+    wanted: &Wanted,
+    pinned: Option<NodeName>,
+    began: Instant,
+) -> Result<Answered, Refusal> {
     if node.cluster.view().members.len() == 1 {
         // What is wrong here is wrong everywhere, and is said in more words.
         let resource = resource_named(node, &wanted.resource)?;
         making::snapshot_of(node, &resource.name, wanted.snapshot)?;
     }
+    check_limit(node, wanted).await?;
     // One after the other: what the one before has placed, and has learned of the others, is in what the next one sees.
     let mut choosing = timeout(IN_TURN, node.placing.choosing.lock()).await.ok();
-    let survey = Survey::of(node, &wanted, pinned)?;
+    let survey = Survey::of(node, wanted, pinned)?;
     let mut choice = {
         let mut rng = locked(&node.placing.rng);
         let ranking = survey.rank(&mut *rng);
@@ -139,11 +163,10 @@ pub(super) async fn clone(
                 continue;
             }
         }
-        choosing = None;
-        match make(node, &bid.node, asker, &wanted).await {
+        drop(choosing.take());
+        match make(node, &bid.node, asker, wanted).await {
             Ok(mut answered) => {
                 choice.accepted(&bid);
-                *placed = view_of(&answered);
                 if let Answer::Created {
                     stages, considered, ..
                 } = &mut answered.answer
@@ -160,7 +183,7 @@ pub(super) async fn clone(
             }
             Err(NotMade { refusal, is_lost }) => {
                 if is_lost {
-                    node.placing.strays.note(Stray::new(&bid.node, &wanted));
+                    node.placing.strays.note(Stray::new(&bid.node, wanted));
                 }
                 if !refusal.kind.is_retryable() {
                     return Err(refusal);
@@ -171,6 +194,26 @@ pub(super) async fn clone(
         }
     }
     Err(survey.refusal(&choice.considered()))
+}
+
+/// Refuses whoever has as many clones of the resource as one may have, on all nodes together. What is on a node that does
+/// not answer is not counted.
+async fn check_limit(node: &Arc<Node>, wanted: &Wanted) -> Result<(), Refusal> {
+    let resource = node.catalogue.borrow().find(&wanted.resource).cloned();
+    let Some(resource) = resource else { return Ok(()) };
+    let Some(most) = resource.limits.clones_per_user else {
+        return Ok(());
+    };
+    let owner = Asker::of(&Subject::User(wanted.owner.clone()))?;
+    let name = Some(resource.name.clone());
+    let (clones, _) = listing::clones(node, Scope::Cluster, &owner, name, false).await;
+    let there = clones
+        .iter()
+        .filter(|clone| clone.state != CloneState::Destroying);
+    match there.count() >= usize::try_from(most).unwrap_or(usize::MAX) {
+        true => Err(as_many_as_allowed(&wanted.owner, &resource.name, most)),
+        false => Ok(()),
+    }
 }
 
 /// Returns where this very request has been answered before, or is being.
@@ -228,183 +271,11 @@ async fn earlier(
     Ok(None)
 }
 
-/// Asks the shortlist how busy each would be, all at once. Whoever takes long is waited for only as long as no other has
-/// answered.
-async fn ask_for_offers(node: &Arc<Node>, survey: &Survey, choice: &mut Choice) {
-    let asked: Vec<NodeName> = choice.to_ask().cloned().collect();
-    let mut silent: BTreeSet<&NodeName> = asked.iter().collect();
-    let round_trips = asked.iter().filter_map(|at| node.peers.round_trip(at));
-    let patience = round_trips
-        .max()
-        .map_or(OFFERED, |longest| OFFERED.max(3 * longest));
-    let mut offers: FuturesUnordered<_> = asked
-        .iter()
-        .map(|at| async move { (at, offer(node, survey, at).await) })
-        .collect();
-    let enough = tokio::time::sleep(patience);
-    tokio::pin!(enough);
-    let mut has_offer = false;
-    while !silent.is_empty() {
-        let (at, offer) = tokio::select! {
-            biased;
-            Some(offer) = offers.next() => offer,
-            () = &mut enough, if has_offer => break,
-        };
-        silent.remove(at);
-        match offer {
-            Ok(offered) => {
-                has_offer = true;
-                note(node, survey, at, Some(offered));
-                choice.offered(at, offered);
-            }
-            Err(reason) => choice.declined(at, reason),
-        }
-    }
-    for at in silent {
-        choice.declined(at, Reason::NoAnswer);
-    }
-}
-
-async fn offer(node: &Arc<Node>, survey: &Survey, at: &NodeName) -> Result<Offered, Reason> {
-    let snapshot = survey.snapshot_at(at).ok_or(Reason::NoSnapshot)?;
-    let resource = survey.resource.clone();
-    if *at == node.name {
-        return bidding::offer(node, &resource, snapshot);
-    }
-    let request = Request::Offer { resource, snapshot };
-    let itself = node.identity.subject();
-    let answer = node.peers.ask(at, itself, &request, OFFERED_AT_LAST).await;
-    let answer = answer.map_err(|error| reason(&error))?;
-    bidding::heard(&answer).ok_or_else(|| Reason::Said(Trouble::OddAnswer.to_string()))
-}
-
-async fn reserve(
-    node: &Arc<Node>,
-    survey: &Survey,
-    bid: &Bid,
-    request_id: &RequestId,
-) -> Result<(), NotReserved> {
-    let snapshot = survey
-        .snapshot_at(&bid.node)
-        .ok_or(NotReserved::Out(Reason::NoSnapshot))?;
-    let resource = survey.resource.clone();
-    if bid.node == node.name {
-        return bidding::reserve(node, &resource, snapshot, request_id, bid.at_most);
-    }
-    let request = Request::Reserve {
-        resource,
-        snapshot,
-        request_id: request_id.clone(),
-        at_most: bidding::limit(bid.at_most),
-    };
-    let itself = node.identity.subject();
-    match node.peers.ask(&bid.node, itself, &request, RESERVED).await {
-        Ok(Answer::Reserved) => Ok(()),
-        Ok(answer) => Err(match bidding::heard(&answer) {
-            Some(offered) => NotReserved::Outpaced(offered),
-            None => NotReserved::Out(Reason::Said(Trouble::OddAnswer.to_string())),
-        }),
-        Err(error) => Err(NotReserved::Out(reason(&error))),
-    }
-}
-
-/// Counts what `at` has promised, or has said to have promised others, until its digest does.
-fn note(node: &Node, survey: &Survey, at: &NodeName, offered: Option<Offered>) {
-    if *at == node.name {
-        return;
-    }
-    let view = node.cluster.view();
-    let heard = view.members.get(at).and_then(|seen| seen.digest.as_ref());
-    let version = heard.map(|heard| heard.digest.version()).unwrap_or_default();
-    let now = Instant::now().into_std();
-    let mut debits = locked(&node.placing.debits);
-    match offered {
-        Some(offered) => debits.learn(at, offered, survey.demand, version, now),
-        None => debits.note(at, survey.demand, version, now),
-    }
-}
-
-fn outpaced(bid: &Bid, offered: Offered) -> Refused {
-    let cost = offered.predicted.cost();
-    let at_most = bid.at_most.unwrap_or(cost);
-    Refused {
-        reason: Reason::Outpaced { at_most, cost },
-        offered,
-    }
-}
-
-/// Why a clone was not made at one node.
-struct NotMade {
-    refusal: Refusal,
-    /// The node was lost meanwhile: it may have been made all the same.
-    is_lost: bool,
-}
-
-/// Makes the clone at a node, this one or another.
-async fn make(node: &Arc<Node>, at: &NodeName, asker: &Asker, wanted: &Wanted) -> Result<Answered, NotMade> {
-    if *at == node.name {
-        let made = making::clone(node, wanted.clone()).await;
-        return made.map_err(|refusal| NotMade {
-            refusal,
-            is_lost: false,
-        });
-    }
-    let request = Request::CreateClone {
-        resource: wanted.resource.clone(),
-        snapshot: wanted.snapshot,
-        node: None,
-        owner: Some(wanted.owner.clone()),
-        request_id: wanted.request_id.clone(),
-        is_retry: false,
-    };
-    let answer = node
-        .peers
-        .ask_patiently(at, &asker.subject, &request, |_| {})
-        .await;
-    let error = match answer {
-        Ok(Answer::Created {
-            clone,
-            stages,
-            considered,
-        }) => {
-            node.located.note(&clone.id, &clone.node);
-            let made = Made {
-                clone: clone.id.clone(),
-                node: clone.node.clone(),
-            };
-            let answer = Answer::Created {
-                clone,
-                stages,
-                considered,
-            };
-            return Ok(Answered {
-                made: Some(made),
-                ..answer.into()
-            });
-        }
-        Ok(_) => Trouble::OddAnswer.of(at),
-        Err(error) => error,
-    };
-    Err(NotMade {
-        refusal: refuse::peer(&error),
-        is_lost: !matches!(error.trouble, Trouble::Refused(_)),
-    })
-}
-
 fn view_of(answered: &Answered) -> Option<CloneView> {
-    match &answered.answer {
-        Answer::Created { clone, .. } => Some(clone.clone()),
-        _ => None,
-    }
-}
-
-fn reason(error: &PeerError) -> Reason {
-    match &error.trouble {
-        Trouble::Slow(_) => Reason::NoAnswer,
-        Trouble::Down => Reason::Down,
-        Trouble::Refused(refusal) => Reason::Said(refusal.message.clone()),
-        other => Reason::Said(other.to_string()),
-    }
+    let Answer::Created { clone, .. } = &answered.answer else {
+        return None;
+    };
+    Some(clone.clone())
 }
 
 /// Returns what was considered as clients see it, the chosen one first.
@@ -437,8 +308,3 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// A choice takes two round trips; of a crowd that waits longer than this everybody goes ahead.
 const IN_TURN: Duration = Duration::from_millis(250);
-/// Whoever has not said what it offers by then, or within three round trips, is passed over for one that has.
-const OFFERED: Duration = Duration::from_millis(50);
-/// Where nobody has; the connections may have to be made first.
-const OFFERED_AT_LAST: Duration = Duration::from_secs(1);
-const RESERVED: Duration = ANSWERED;

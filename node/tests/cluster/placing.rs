@@ -12,7 +12,7 @@ use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::Purpose;
 
 use crate::together::Together;
-use crate::world::{bare, by_hand, created, deaf, opened, order, order_at, retry};
+use crate::world::{Machine, bare, by_hand, created, deaf, opened, order, order_at, retry};
 
 #[tokio::test]
 async fn clones_that_are_asked_of_one_node_spread_over_all_and_every_node_answers_for_all() {
@@ -267,6 +267,27 @@ async fn a_node_that_is_drained_gets_no_clones_until_it_is_not() {
     drain(1, false).await;
     together.until("b is back", drained("b", false)).await;
     assert_eq!(ada.create().await.node.as_str(), "b");
+}
+
+#[tokio::test]
+async fn nobody_has_more_clones_than_are_allowed_on_all_nodes_together() {
+    let machines = ["a", "b"].map(|name| Machine::new(name).with_setting("limits: {clones_per_user: 2}"));
+    let together = Together::start_on(machines.into()).await;
+    for node in &together.nodes {
+        node.user("ada").await.create().await;
+    }
+    for node in &together.nodes {
+        let ada = node.user("ada").await;
+        let refusal = ada.ask(&order(&RequestId::random())).await.unwrap_err();
+        assert_eq!(
+            (refusal.kind, refusal.message.as_str()),
+            (
+                RefusalKind::Full,
+                "`ada` has 2 clones of `orders` already, as many as are allowed"
+            )
+        );
+    }
+    together.nodes[0].user("bob").await.create().await;
 }
 
 #[tokio::test]

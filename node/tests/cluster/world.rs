@@ -127,6 +127,14 @@ impl Machine {
         }
     }
 
+    /// Adds a line to the resource file.
+    pub(crate) fn with_setting(self, line: &str) -> Self {
+        let file = self.resources.path().join("orders.resource.yml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}{line}\n")).unwrap();
+        self
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
@@ -254,11 +262,13 @@ impl Machine {
         };
         let state = StateDir::lock(&config.state_dir)?;
         let membership = state::membership(&state, &config.node_name, token, Utc::now()).await?;
+        let socket = bind(port).await?;
         let parts = Parts {
+            address: socket.local_addr()?,
+            socket: socket.into(),
             resources: zdap_node::resource::watch::open(&config.config_dir)?,
             state,
             membership,
-            socket: bind(port).await?.into(),
             storage: Arc::new(self.storage.reopened(faults)),
             runtime: Arc::new(self.runtime.clone()),
             clock: Clock::Machine,

@@ -133,7 +133,6 @@ impl Life {
             name.clone(),
             "127.0.0.1:1".parse().unwrap(),
             "127.0.0.1:1".to_owned(),
-            Utc::now(),
             GossipSetup::default(),
         )
         .unwrap();
@@ -144,7 +143,7 @@ impl Life {
             name,
             peers: Arc::new(peers),
             reservations: Reservations::default(),
-            placing: Placing::new(StdRng::seed_from_u64(1)),
+            placing: Placing::open(state.path(), StdRng::seed_from_u64(1)).unwrap(),
             located: Located::default(),
             certified,
             is_measured: AtomicBool::new(true),

@@ -271,8 +271,8 @@ impl World {
             node: &heard.digest.node,
             state: MemberState::Alive,
             report: Some(match at == entry {
-                true => (&own, Duration::ZERO),
-                false => (&heard.digest.report, self.now - heard.at),
+                true => &own,
+                false => &heard.digest.report,
             }),
             stock: Stock::Snapshots(&snapshots),
             debits: me.debits.pending(&heard.digest, instant),

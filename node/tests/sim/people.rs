@@ -310,6 +310,9 @@ impl People {
             .await
             .map_err(|_| Unanswered::Lost("too slow".to_owned()))??;
         let expected = [format!("zdap-{clone}\n").as_bytes(), SAID].concat();
+        if expected.starts_with(&back) && back.len() < expected.len() {
+            return Err(Unanswered::Lost("it ended early".to_owned()));
+        }
         if back != expected {
             let back = String::from_utf8_lossy(&back);
             self.wrong(format!("behind {clone} at node-{node} somebody says {back:?}"));

@@ -244,6 +244,7 @@ impl World {
             state,
             membership,
             socket: self.network.bind(machine.address),
+            address: machine.address,
             resources: zdap_node::resource::watch::open(&config.config_dir).unwrap(),
             storage: Arc::new(inner.storage.reopened(faults.clone())),
             runtime: Arc::new(inner.runtime.reopened(faults.clone())),
@@ -256,6 +257,7 @@ impl World {
             gossip: GossipSetup {
                 settings: Settings::default(),
                 rng: self.chance(),
+                now: machine.clock.now(),
                 own_thread: false,
             },
         };

@@ -78,7 +78,7 @@ fn the_cheapest_offer_is_taken_and_after_three_refusals_any_place() {
         bids.push((bid.node, bid.at_most.map(|share| share.0)));
     }
     let expected =
-        [(2, 120), (2, 170), (1, 220)].map(|(place, at_most)| (asked[place].clone(), Some(at_most)));
+        [(2, 200), (2, 200), (1, 300)].map(|(place, at_most)| (asked[place].clone(), Some(at_most)));
     assert_eq!(bids, expected);
     let bid = choice.next_bid().unwrap();
     assert_eq!((&bid.node, bid.at_most), (&asked[1], None));
@@ -92,6 +92,15 @@ fn the_cheapest_offer_is_taken_and_after_three_refusals_any_place() {
     assert_eq!(outcome(&asked[0]), Outcome::Out(Reason::NoAnswer));
     assert_eq!(outcome(&asked[1]), Outcome::Chosen);
     assert_eq!(outcome(&asked[2]), Outcome::Spare);
+}
+
+#[test]
+fn where_no_other_has_offered_a_bid_is_good_for_what_the_node_itself_allows() {
+    let mut choice = choice(6, 1);
+    let only = choice.to_ask().next().unwrap().clone();
+    choice.offered(&only, offer(100));
+    let bid = choice.next_bid().unwrap();
+    assert_eq!((bid.node, bid.at_most), (only, Some(Share(120))));
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub(super) struct Survey {
 struct Place {
     node: NodeName,
     state: MemberState,
-    report: Option<(NodeReport, Duration)>,
+    report: Option<NodeReport>,
     stock: Held,
     debits: Demand,
 }
@@ -110,7 +110,7 @@ impl Survey {
         let known = self.places.iter().map(|place| Known {
             node: &place.node,
             state: place.state,
-            report: place.report.as_ref().map(|(report, age)| (report, *age)),
+            report: place.report.as_ref(),
             stock: match &place.stock {
                 Held::Unknown => Stock::Unknown,
                 Held::Nothing => Stock::None,
@@ -154,18 +154,24 @@ impl Survey {
         }
         let resource = &self.resource;
         let refusal = Refusal::new(kind, format!("no node can host `{resource}`{}", lines.concat()));
-        match kind {
-            RefusalKind::Full => refusal.with_hint(
-                "free space by destroying clones that nobody uses; `zdap list clones` shows yours",
-            ),
-            RefusalKind::NotFound if has_no_snapshot => refusal.with_hint(format!(
-                "`zdapd create snap {resource}` on a node makes a snapshot"
-            )),
-            RefusalKind::NotFound => refusal.with_hint(format!(
-                "`zdap list snaps {resource}` shows what there is, `zdap list nodes` the nodes"
-            )),
-            _ => refusal.with_hint("`zdap list nodes` shows how the nodes are"),
-        }
+        let hint = match kind {
+            RefusalKind::Full => {
+                "free space by destroying clones that nobody uses; `zdap list clones` shows yours".to_owned()
+            }
+            RefusalKind::NotFound if has_no_snapshot => {
+                format!("`zdapd create snap {resource}` on a node makes a snapshot")
+            }
+            RefusalKind::NotFound => {
+                format!("`zdap list snaps {resource}` shows what there is, `zdap list nodes` the nodes")
+            }
+            RefusalKind::Unavailable
+            | RefusalKind::Invalid
+            | RefusalKind::Forbidden
+            | RefusalKind::Conflict
+            | RefusalKind::Timeout
+            | RefusalKind::Failed => "`zdap list nodes` shows how the nodes are".to_owned(),
+        };
+        refusal.with_hint(hint)
     }
 }
 
@@ -181,7 +187,7 @@ impl Place {
         Self {
             node: node.name.clone(),
             state: MemberState::Alive,
-            report: Some((report, Duration::ZERO)),
+            report: Some(report),
             stock: own.map_or(Held::Nothing, held),
             debits: Demand::default(),
         }
@@ -207,8 +213,7 @@ impl Place {
         Self {
             node: name.clone(),
             state: seen.state,
-            // What a node has said stands until it says something else.
-            report: digest.map(|digest| (digest.report.clone(), Duration::ZERO)),
+            report: digest.map(|digest| digest.report.clone()),
             stock,
             debits: digest.map(pending).unwrap_or_default(),
         }
@@ -242,7 +247,7 @@ fn kind_of(reason: &Reason) -> RefusalKind {
         Reason::Down
         | Reason::Suspect
         | Reason::Unheard
-        | Reason::Stale { .. }
+        | Reason::Stale
         | Reason::Incompatible { .. }
         | Reason::Uncharted
         | Reason::NoAnswer
