@@ -54,6 +54,8 @@ pub struct Order {
     pub owner: UserName,
     /// The same id from the same owner again gives the same clone.
     pub request_id: RequestId,
+    /// How many times it was asked before, anywhere.
+    pub attempt: u32,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -98,7 +100,9 @@ impl Clones {
             match self.admit(&order)? {
                 Admission::New(record, held) => break (*record, held),
                 // Another request made, or is making, this very clone.
-                Admission::Made(record) => return Ok((*record, None)),
+                Admission::Made(record) => {
+                    return Ok((self.asked_again(*record, order.attempt).await?, None));
+                }
                 Admission::InTheMaking(lock) => drop(lock.lock().await),
             }
         };
@@ -117,6 +121,24 @@ impl Clones {
                 Err(refusal)
             }
         }
+    }
+
+    /// Notes that a clone is the answer to a later attempt too.
+    async fn asked_again(&self, record: CloneRecord, attempt: u32) -> Result<CloneRecord, Refusal> {
+        if attempt <= record.attempt {
+            return Ok(record);
+        }
+        let id = record.id;
+        let gone = || Refusal::new(RefusalKind::Unavailable, format!("`{id}` is being destroyed"));
+        let lock = self.lock_of(&id).ok_or_else(gone)?;
+        let _held = lock.lock().await;
+        let there = self.find(&id).filter(|record| record.state == CloneState::Ready);
+        let mut record = there.ok_or_else(gone)?;
+        record.attempt = record.attempt.max(attempt);
+        let written = self.storage.update_record(&record).await;
+        written.map_err(|error| refuse::storage(&error))?;
+        self.change(&id, |known| known.record = record.clone());
+        Ok(record)
     }
 
     /// Removes a clone and all of its data; what is gone already counts as removed. A dataset that is still busy stays
@@ -429,6 +451,7 @@ impl Order {
         CloneRecord {
             id: CloneId::drawn(&self.resource.name, names),
             request_id: self.request_id.clone(),
+            attempt: self.attempt,
             owner: self.owner.clone(),
             snapshot: self.snapshot.clone(),
             created_at: self.now,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use zdap_proto::message::{Answer, CloneView, Request, SilentNode, Sought};
+use zdap_proto::message::{Answer, CloneRecord, CloneView, FoundClone, Request, SilentNode, Sought};
 use zdap_proto::name::{CloneId, NodeName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -96,16 +96,21 @@ pub(crate) async fn elsewhere(node: &Node, clone: &CloneId) -> Result<Option<Nod
 
 /// Returns a clone of this node. For one that is named by its request, waits until this node has done its part in that: it
 /// may be placing it on another one right now.
-pub(super) async fn here(node: &Node, sought: &Sought) -> Option<CloneView> {
+pub(super) async fn here(node: &Node, sought: &Sought) -> Option<FoundClone> {
+    let found = |record: CloneRecord| FoundClone {
+        clone: record.view(&node.name),
+        attempt: record.attempt,
+    };
     match sought {
-        Sought::Clone(clone) => node.clones.find(clone).map(|record| record.view(&node.name)),
+        Sought::Clone(clone) => node.clones.find(clone).map(found),
         Sought::Made { owner, request_id } => {
-            if let Some(view) = made_here(node, sought) {
-                return Some(view);
+            let made_here = || node.clones.made_for(owner, request_id).map(found);
+            if let Some(made) = made_here() {
+                return Some(made);
             }
             let turn = node.placing.turn(owner, request_id)?;
             let placed = turn.lock().await.clone();
-            placed.or_else(|| made_here(node, sought))
+            placed.or_else(made_here)
         }
     }
 }
@@ -135,9 +140,9 @@ pub(super) async fn search(node: &Node, sought: Sought) -> Search {
         .collect();
     while let Some(result) = asked.next().await {
         match result {
-            Ok(Some(view)) => {
+            Ok(Some(found)) => {
                 return Search {
-                    found: Some(view),
+                    found: Some(found.clone),
                     silent: Vec::new(),
                 };
             }
@@ -176,14 +181,6 @@ pub(super) fn silence(error: &PeerError) -> SilentNode {
         node: error.node.clone(),
         reason,
     }
-}
-
-fn made_here(node: &Node, sought: &Sought) -> Option<CloneView> {
-    let Sought::Made { owner, request_id } = sought else {
-        return None;
-    };
-    let record = node.clones.made_for(owner, request_id)?;
-    Some(record.view(&node.name))
 }
 
 fn not_met(clone: &CloneId, address: &str) -> Refusal {

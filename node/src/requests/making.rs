@@ -22,6 +22,8 @@ pub(super) struct Wanted {
     pub(super) snapshot: Option<SnapshotTime>,
     pub(super) owner: UserName,
     pub(super) request_id: RequestId,
+    /// How many times it was asked before.
+    pub(super) attempt: u32,
 }
 
 /// Restores and snapshots, or snapshots what is there.
@@ -54,6 +56,7 @@ pub(super) async fn clone(node: &Arc<Node>, wanted: Wanted) -> Result<Answered, 
         resource,
         owner: wanted.owner,
         request_id: wanted.request_id,
+        attempt: wanted.attempt,
         now: node.clock.now(),
     };
     let now = Instant::now().into_std();

@@ -489,7 +489,7 @@ pub(crate) fn order(request_id: &RequestId) -> Request {
         node: None,
         owner: None,
         request_id: request_id.clone(),
-        is_retry: false,
+        attempt: 0,
     }
 }
 
@@ -503,8 +503,8 @@ pub(crate) fn order_at(node: &str, request_id: &RequestId) -> Request {
 
 /// The same request once more, maybe of another node.
 pub(crate) fn retry(mut request: Request) -> Request {
-    if let Request::CreateClone { is_retry, .. } = &mut request {
-        *is_retry = true;
+    if let Request::CreateClone { attempt, .. } = &mut request {
+        *attempt += 1;
     }
     request
 }

@@ -196,6 +196,7 @@ impl Life {
                 .expect("the world has a base"),
             owner: owner.parse().unwrap(),
             request_id: request_id.clone(),
+            attempt: 0,
             now: Utc::now(),
         };
         self.node

@@ -110,7 +110,7 @@ impl People {
     ) -> Result<CloneView, String> {
         let owner = &self.people[person].name;
         let request_id: RequestId = format!("{:032x}", rng.random::<u128>()).parse().unwrap();
-        match self.ask(person, node, &order(LASTING, &request_id, false)).await {
+        match self.ask(person, node, &order(LASTING, &request_id, 0)).await {
             Ok(Answer::Created { clone, .. }) => {
                 let losses: Vec<_> = self.world.machines.iter().map(Machine::losses).collect();
                 self.note(owner.clone(), request_id, clone.clone(), &losses).await;
@@ -128,7 +128,7 @@ impl People {
         let request_id: RequestId = format!("{:032x}", rng.random::<u128>()).parse().unwrap();
         self.ledger().requests.insert(request_id.clone(), owner.clone());
         let deadline = Instant::now() + PATIENCE;
-        let mut is_retry = false;
+        let mut attempt = 0;
         let losses: Vec<_> = self.world.machines.iter().map(Machine::losses).collect();
         let who = format!("{owner} {}", &request_id.as_str()[..6]);
         while Instant::now() < deadline {
@@ -136,7 +136,7 @@ impl People {
             self.world
                 .say(format_args!("{who} asks node-{node} for a clone of {resource}"));
             match self
-                .ask(person, node, &order(resource, &request_id, is_retry))
+                .ask(person, node, &order(resource, &request_id, attempt))
                 .await
             {
                 Ok(Answer::Created { clone, .. }) => {
@@ -165,7 +165,7 @@ impl People {
                         .say(format_args!("{who} has no answer from node-{node}: {reason}"));
                 }
             }
-            is_retry = true;
+            attempt += 1;
             sleep(PAUSE).await;
         }
         self.world.say(format_args!("{who} gives up"));
@@ -388,14 +388,14 @@ impl std::fmt::Display for Unanswered {
     }
 }
 
-fn order(resource: &str, request_id: &RequestId, is_retry: bool) -> Request {
+fn order(resource: &str, request_id: &RequestId, attempt: u32) -> Request {
     Request::CreateClone {
         resource: resource.parse().unwrap(),
         snapshot: None,
         node: None,
         owner: None,
         request_id: request_id.clone(),
-        is_retry,
+        attempt,
     }
 }
 

@@ -1,10 +1,11 @@
 //! Clones that may have been made on a node that was lost before it said so, while the request went on to another.
 //!
-//! What this node has answered the request with is the clone that counts; whatever else was made for it, on the lost node
-//! or by it, is taken back when that returns. Until there is an answer nothing is: who asked may have got theirs elsewhere.
+//! When the lost node returns there may be two clones of one request: the one that this node has answered it with, and
+//! one that was made on the lost node or by it. Of the two the one stays that was the answer to the later attempt, since
+//! nobody heeds the answer to an earlier one; the other is taken back. Until this node has answered, nothing is.
 //!
 //! ```text
-//! <state-dir>/strays   node, owner, request and the clone that was answered with, one stray a line
+//! <state-dir>/strays   lost node, owner, request; attempt, clone and its node that were the answer: one stray a line
 //! ```
 
 use std::collections::VecDeque;
@@ -13,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
-use zdap_proto::message::{Answer, Request, Sought};
+use zdap_proto::message::{Answer, FoundClone, Request, Sought};
 use zdap_proto::name::{CloneId, NodeName, RequestId, UserName};
 
-use super::super::finding::ANSWERED;
+use super::super::finding::{ANSWERED, here};
 use super::{Wanted, locked};
 use crate::gossip::MemberState;
 use crate::node::Node;
@@ -37,8 +38,16 @@ pub(super) struct Stray {
     node: NodeName,
     owner: UserName,
     request_id: RequestId,
-    /// The clone that the request was answered with, once it was.
-    answered: Option<CloneId>,
+    /// What the request was answered with, once it was.
+    answered: Option<Answered>,
+}
+
+/// What a request was answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answered {
+    clone: CloneId,
+    node: NodeName,
+    attempt: u32,
 }
 
 impl Stray {
@@ -58,7 +67,12 @@ impl Stray {
             request_id,
             answered,
         } = self;
-        Some(format!("{node} {owner} {request_id} {}\n", answered.as_ref()?))
+        let Answered {
+            clone,
+            node: at,
+            attempt,
+        } = answered.as_ref()?;
+        Some(format!("{node} {owner} {request_id} {attempt} {clone} {at}\n"))
     }
 
     /// What is not understood is of another version, or damaged; then it is as if the node had forgotten it.
@@ -68,7 +82,11 @@ impl Stray {
             node: words.next()?.parse().ok()?,
             owner: words.next()?.parse().ok()?,
             request_id: words.next()?.parse().ok()?,
-            answered: Some(words.next()?.parse().ok()?),
+            answered: Some(Answered {
+                attempt: words.next()?.parse().ok()?,
+                clone: words.next()?.parse().ok()?,
+                node: words.next()?.parse().ok()?,
+            }),
         })
     }
 }
@@ -101,13 +119,17 @@ impl Strays {
         waiting.push_back(stray);
     }
 
-    /// Notes with which clone a request was answered: whatever else was made for it is to go.
-    pub(super) fn answered(&self, wanted: &Wanted, clone: &CloneId) {
+    /// Notes with which clone a request was answered: of this and whatever else was made for it one is to go.
+    pub(super) fn answered(&self, wanted: &Wanted, with: &FoundClone) {
         let mut waiting = locked(&self.waiting);
         let mut is_news = false;
         for stray in waiting.iter_mut() {
             if (&stray.owner, &stray.request_id) == (&wanted.owner, &wanted.request_id) {
-                stray.answered = Some(clone.clone());
+                stray.answered = Some(Answered {
+                    clone: with.clone.id.clone(),
+                    node: with.clone.node.clone(),
+                    attempt: with.attempt,
+                });
                 is_news = true;
             }
         }
@@ -166,27 +188,56 @@ pub async fn take_back_strays(node: Arc<Node>) {
     }
 }
 
-/// Destroys what was made for a request on, or by, a node that was lost, unless it is what the request was answered with.
+/// Leaves of a request's clones the one that somebody has.
 async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<(), PeerError> {
-    let itself = node.identity.subject();
-    let find = Request::Find(Sought::Made {
+    let Some(answered) = &stray.answered else {
+        return Ok(());
+    };
+    let made = Sought::Made {
         owner: stray.owner.clone(),
         request_id: stray.request_id.clone(),
-    });
-    let Answer::Found(found) = node.peers.ask(&stray.node, itself, &find, ANSWERED).await? else {
-        return Err(Trouble::OddAnswer.of(&stray.node));
     };
-    let Some(found) = found.filter(|found| stray.answered.as_ref() != Some(&found.id)) else {
+    let Some(FoundClone { clone: found, .. }) = find(node, &stray.node, made).await? else {
         return Ok(());
     };
-    tracing::info!(clone = %found.id, node = %found.node, through = %stray.node, "taking back a clone that was made on a lost node");
-    if found.node == node.name {
-        node.clones.destroy(&found.id).await;
+    if found.id == answered.clone {
         return Ok(());
     }
-    let destroy = Request::DestroyClone { clone: found.id };
-    let done = node.peers.ask_patiently(&found.node, itself, &destroy, |_| {});
+    // Each is asked for at its own node, which knows the last attempt that it was an answer to.
+    let Some(other) = find(node, &found.node, Sought::Clone(found.id)).await? else {
+        return Ok(());
+    };
+    let ours = find(node, &answered.node, Sought::Clone(answered.clone.clone())).await?;
+    let attempt = ours.as_ref().map_or(answered.attempt, |ours| ours.attempt);
+    let stale = match (ours, other.attempt > attempt) {
+        (_, false) => other.clone,
+        (Some(ours), true) => ours.clone,
+        (None, true) => return Ok(()),
+    };
+    tracing::info!(clone = %stale.id, node = %stale.node, "taking back a clone that nobody was told of, since a node was lost");
+    if let Some(turn) = node.placing.turn(&stray.owner, &stray.request_id) {
+        turn.lock().await.take_if(|placed| placed.clone.id == stale.id);
+    }
+    if stale.node == node.name {
+        node.clones.destroy(&stale.id).await;
+        return Ok(());
+    }
+    let itself = node.identity.subject();
+    let destroy = Request::DestroyClone { clone: stale.id };
+    let done = node.peers.ask_patiently(&stale.node, itself, &destroy, |_| {});
     done.await.map(drop)
+}
+
+/// Asks a node, this one or another, for a clone.
+async fn find(node: &Arc<Node>, at: &NodeName, sought: Sought) -> Result<Option<FoundClone>, PeerError> {
+    if *at == node.name {
+        return Ok(here(node, &sought).await);
+    }
+    let (itself, request) = (node.identity.subject(), Request::Find(sought));
+    let Answer::Found(found) = node.peers.ask(at, itself, &request, ANSWERED).await? else {
+        return Err(Trouble::OddAnswer.of(at));
+    };
+    Ok(found)
 }
 
 /// Requests that were under way at one moment.
@@ -194,6 +245,8 @@ const MOST: usize = 1024;
 
 #[cfg(test)]
 mod tests {
+    use zdap_proto::message::{CloneState, CloneView};
+
     use super::*;
 
     fn wanted(request_id: &RequestId) -> Wanted {
@@ -202,7 +255,23 @@ mod tests {
             snapshot: None,
             owner: "ada@laptop".parse().unwrap(),
             request_id: request_id.clone(),
+            attempt: 0,
         }
+    }
+
+    fn placed() -> FoundClone {
+        let clone = CloneView {
+            id: "orders-k3v9x2mq".parse().unwrap(),
+            resource: "orders".parse().unwrap(),
+            node: "db2".parse().unwrap(),
+            owner: "ada@laptop".parse().unwrap(),
+            snapshot: "2026-11-22T13:39:25Z".parse().unwrap(),
+            created_at: "2026-11-22T14:00:00Z".parse().unwrap(),
+            state: CloneState::Ready,
+            pooled: false,
+            expires_at: None,
+        };
+        FoundClone { clone, attempt: 2 }
     }
 
     #[test]
@@ -215,7 +284,7 @@ mod tests {
             strays.note(Stray::new(&node, &wanted(request_id)));
         }
         assert_eq!(strays.list(), []);
-        strays.answered(&wanted(&answered), &"orders-k3v9x2mq".parse().unwrap());
+        strays.answered(&wanted(&answered), &placed());
         let listed = strays.list();
         assert_eq!(listed.len(), 1);
         let again = Strays::open(directory.path()).unwrap();
