@@ -17,3 +17,7 @@ bench *args:
 # figures of the gossip on a virtual clock, a few minutes; `just gossip-bench 10 100` for clusters of these sizes only
 gossip-bench *args:
     cargo run --quiet -p zdap-node --example gossip_bench --config 'profile.dev.package.zdap-node.opt-level=3' -- {{args}}
+
+# whole nodes in a simulation: `just sim SEED` tells one seed in full (the nodes' log with RUST_LOG=info); `just sim 0 10000` tries many
+sim seed count="1":
+    ZDAP_SIM_START={{seed}} ZDAP_SIM_COUNT={{count}} cargo nextest run -p zdap-node --test sim --run-ignored only --no-capture

@@ -140,7 +140,7 @@ impl Cluster {
             node: pinned,
             owner: None,
             request_id: RequestId::random(),
-            is_retry: false,
+            attempt: 0,
         };
         let (answer, node) = self.ask_with(request, &mut progress).await?;
         let Answer::Created {
@@ -255,8 +255,8 @@ impl Cluster {
         }
         tracing::debug!("asking again: {}", chain(&error));
         let node = self.another(&node).await?;
-        if let Request::CreateClone { is_retry, .. } = &mut request {
-            *is_retry = true;
+        if let Request::CreateClone { attempt, .. } = &mut request {
+            *attempt += 1;
         }
         let answer = node.ask(&request, &mut progress).await?;
         Ok((answer, node))

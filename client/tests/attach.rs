@@ -188,12 +188,12 @@ async fn the_relay_is_given_the_clones_own_node_first_and_then_the_others() {
     let servers = [port(1), port(2), port(0)].map(|port| format!("host.docker.internal:{port}"));
     assert!(text.contains(&servers.join(",")), "{text}");
     let pins = world.asked().into_iter().filter_map(|request| match request {
-        Request::CreateClone { node, is_retry, .. } => Some((node, is_retry)),
+        Request::CreateClone { node, attempt, .. } => Some((node, attempt)),
         _ => None,
     });
     assert_eq!(
         pins.collect::<Vec<_>>(),
-        [(Some("db2".parse().unwrap()), false)],
+        [(Some("db2".parse().unwrap()), 0)],
         "all ask once"
     );
 }

@@ -54,24 +54,24 @@ async fn reach(ca: &ClusterCa, addresses: &[&str]) -> Cluster {
     reached.unwrap()
 }
 
-/// Makes sure that the second was asked for the same clone as the first, and knows that it is a retry.
+/// Makes sure that the second was asked for the same clone as the first, and knows that it is a second attempt.
 fn asked_again(first: &Process, second: &Process) {
     let wanted = |process: &Process| {
         let mut asked = process.asked();
         asked.retain(is_clone);
         let [
             Request::CreateClone {
-                request_id, is_retry, ..
+                request_id, attempt, ..
             },
         ] = asked.as_slice()
         else {
             panic!("{asked:?}");
         };
-        (request_id.clone(), *is_retry)
+        (request_id.clone(), *attempt)
     };
-    let ((first, is_first_retry), (second, is_second_retry)) = (wanted(first), wanted(second));
+    let ((first, first_attempt), (second, second_attempt)) = (wanted(first), wanted(second));
     assert_eq!(first, second);
-    assert_eq!((is_first_retry, is_second_retry), (false, true));
+    assert_eq!((first_attempt, second_attempt), (0, 1));
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ impl Running {
             node: None,
             owner,
             request_id: RequestId::random(),
-            is_retry: false,
+            attempt: 0,
         };
         let Answer::Created { clone, .. } = self.ask(&request).await? else {
             bail!(ANOTHER_ANSWER)

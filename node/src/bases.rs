@@ -244,6 +244,7 @@ impl Bases {
         };
         let mut shutdown = self.shutdown.clone();
         let result = tokio::select! {
+            biased; // so that a simulation is the same each time
             result = self.steps(&resource, &base, &stage) => result,
             () = crate::stopped(&mut shutdown) => Err(Refusal::new(RefusalKind::Unavailable, "the node is stopping")),
         };

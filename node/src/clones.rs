@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use zdap_proto::message::{CloneRecord, CloneState, Stages};
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotId, UserName};
@@ -30,6 +32,7 @@ pub struct Clones {
     /// How many instances have ended so far.
     ended: AtomicU64,
     changed: Notify,
+    names: Mutex<StdRng>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,6 +54,8 @@ pub struct Order {
     pub owner: UserName,
     /// The same id from the same owner again gives the same clone.
     pub request_id: RequestId,
+    /// How many times it was asked before, anywhere.
+    pub attempt: u32,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -74,6 +79,15 @@ impl Clones {
             known,
             ended: AtomicU64::new(0),
             changed: Notify::new(),
+            names: Mutex::new(StdRng::from_rng(&mut rand::rng())),
+        }
+    }
+
+    /// Takes what new clones are called from this chance.
+    pub fn with_names_from(self, chance: StdRng) -> Self {
+        Self {
+            names: Mutex::new(chance),
+            ..self
         }
     }
 
@@ -86,7 +100,9 @@ impl Clones {
             match self.admit(&order)? {
                 Admission::New(record, held) => break (*record, held),
                 // Another request made, or is making, this very clone.
-                Admission::Made(record) => return Ok((*record, None)),
+                Admission::Made(record) => {
+                    return Ok((self.asked_again(*record, order.attempt).await?, None));
+                }
                 Admission::InTheMaking(lock) => drop(lock.lock().await),
             }
         };
@@ -105,6 +121,24 @@ impl Clones {
                 Err(refusal)
             }
         }
+    }
+
+    /// Notes that a clone is the answer to a later attempt too.
+    async fn asked_again(&self, record: CloneRecord, attempt: u32) -> Result<CloneRecord, Refusal> {
+        if attempt <= record.attempt {
+            return Ok(record);
+        }
+        let id = record.id;
+        let gone = || Refusal::new(RefusalKind::Unavailable, format!("`{id}` is being destroyed"));
+        let lock = self.lock_of(&id).ok_or_else(gone)?;
+        let _held = lock.lock().await;
+        let there = self.find(&id).filter(|record| record.state == CloneState::Ready);
+        let mut record = there.ok_or_else(gone)?;
+        record.attempt = record.attempt.max(attempt);
+        let written = self.storage.update_record(&record).await;
+        written.map_err(|error| refuse::storage(&error))?;
+        self.change(&id, |known| known.record = record.clone());
+        Ok(record)
     }
 
     /// Removes a clone and all of its data; what is gone already counts as removed. A dataset that is still busy stays
@@ -293,7 +327,7 @@ impl Clones {
                 return Err(as_many_as_allowed(&order.owner, &order.resource.name, most));
             }
         }
-        let record = order.record();
+        let record = order.record(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner));
         let lock = Arc::new(tokio::sync::Mutex::new(()));
         let held = Arc::clone(&lock).try_lock_owned().expect("the lock is new");
         known.insert(
@@ -413,10 +447,11 @@ impl Clones {
 }
 
 impl Order {
-    fn record(&self) -> CloneRecord {
+    fn record(&self, names: &mut StdRng) -> CloneRecord {
         CloneRecord {
-            id: CloneId::random(&self.resource.name),
+            id: CloneId::drawn(&self.resource.name, names),
             request_id: self.request_id.clone(),
+            attempt: self.attempt,
             owner: self.owner.clone(),
             snapshot: self.snapshot.clone(),
             created_at: self.now,

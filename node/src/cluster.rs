@@ -90,7 +90,7 @@ impl Seen {
 pub struct GossipSetup {
     /// Its numbers.
     pub settings: Settings,
-    /// Chance: whom it asks, and when.
+    /// Chance: whom it asks, and when; and what new clones are called.
     pub rng: StdRng,
     /// By the wall clock, when it starts: what its life is called by, so that a later one is higher.
     pub now: DateTime<Utc>,
@@ -166,6 +166,8 @@ impl Cluster {
             pulling: Mutex::default(),
             revoked: Mutex::new(files.revoked()?),
             is_draining: AtomicBool::new(files.is_draining()?),
+            remembered: files.members()?,
+            opened: now,
             changed: Notify::new(),
             files,
         });
@@ -198,6 +200,26 @@ impl Cluster {
     /// Returns what is believed, as it changes.
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.board.view.subscribe()
+    }
+
+    /// Returns where a node was when this one ended last, `host:port`, that it has not met again since: nothing is known
+    /// of what that one has.
+    pub fn missed(&self) -> Option<String> {
+        let view = self.view();
+        let is_met = |address: &&String| {
+            let mut met = view.members.values();
+            met.any(|seen| seen.host_port() == **address || seen.address.to_string() == **address)
+        };
+        self.board
+            .remembered
+            .iter()
+            .find(|address| !is_met(address))
+            .cloned()
+    }
+
+    /// Whether this node has just started and not met all others again yet.
+    pub fn is_meeting(&self) -> bool {
+        self.board.opened.elapsed() < MEETING && self.missed().is_some()
     }
 
     /// Returns where the nodes are that are not down, `host:port`, this one first.
@@ -360,7 +382,7 @@ impl Cluster {
 }
 
 /// Writes down where the nodes of a cluster are that this node has just joined.
-pub(crate) fn remember(state_dir: &Path, addresses: &[String]) -> io::Result<()> {
+pub fn remember(state_dir: &Path, addresses: &[String]) -> io::Result<()> {
     Files::of(state_dir).write_members(&addresses.iter().cloned().collect())
 }
 
@@ -379,6 +401,8 @@ fn next_epoch(persisted: u64, now: DateTime<Utc>) -> u64 {
 const COMMANDS: usize = 64;
 /// Packets that wait for the gossip: half a second's worth of a large cluster's.
 const PACKETS: usize = 1024;
+/// A node that is there is met long before.
+const MEETING: Duration = Duration::from_secs(5);
 /// How long others may take to be told.
 const LEAVING: Duration = Duration::from_secs(1);
 /// Addresses are looked at at most this often.

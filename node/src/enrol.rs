@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use chrono::Utc;
 use quinn::{RecvStream, SendStream};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{Subject, check_key};
@@ -54,7 +53,7 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
     }
     let subject = node
         .invites
-        .redeem(&hash, &request.wanted, &taken(node), Utc::now())?;
+        .redeem(&hash, &request.wanted, &taken(node), node.clock.now())?;
     let certificate = node.sign(&request.public_key, &subject)?;
     let ca_key = matches!(subject, Subject::Node(_)).then(|| node.ca.key_der());
     tracing::info!(%subject, "enrolled");

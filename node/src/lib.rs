@@ -12,13 +12,14 @@
 //! - [`placement`], [`reserve`]: where a clone is made; pure
 //! - [`gossip`]: who is in the cluster and how each node is: sans-io, and the driver that gives it packets and time
 //! - [`catalog`], [`cluster`]: what the nodes tell each other, and what this one believes of them
-//! - [`node`]: what a node is made of
+//! - [`node`]: what a node is made of; [`clock`]: the time of day it goes by
 //! - [`admin`]: the commands of this machine, asked of the running node
 
 pub mod admin;
 pub mod bases;
 pub mod catalog;
 pub mod cli;
+pub mod clock;
 pub mod clones;
 pub mod cluster;
 pub mod config;
@@ -63,6 +64,7 @@ use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Socket};
 
 use crate::bases::Bases;
+use crate::clock::Clock;
 use crate::clones::Clones;
 use crate::cluster::{Cluster, GossipSetup, addresses, namesake, report};
 use crate::config::{Config, RuntimeKind, StorageChoice};
@@ -110,6 +112,8 @@ pub struct Parts {
     pub storage: Arc<dyn Storage>,
     /// The second seam.
     pub runtime: Arc<dyn Runtime>,
+    /// The time of day.
+    pub clock: Clock,
     /// Memory and load of the machine.
     pub figures: Figures,
     /// How the gossip runs.
@@ -136,6 +140,7 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
             resources,
             storage,
             runtime,
+            clock: Clock::Machine,
             figures: Figures::Proc,
             gossip: GossipSetup::default(),
         }),
@@ -187,6 +192,7 @@ pub async fn serve_watched(
         resources: (watch, catalogue),
         storage,
         runtime,
+        clock,
         figures,
         mut gossip,
     } = parts;
@@ -203,7 +209,8 @@ pub async fn serve_watched(
         &inventory,
         stopping.clone(),
     );
-    let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
+    let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances)
+        .with_names_from(StdRng::from_rng(&mut gossip.rng));
     let port = socket.local_addr()?.port();
     let contacts = cluster::remembered(state.path()).context("read where the other nodes are")?;
     let contacts = addresses::of_others(&contacts).await;
@@ -225,7 +232,7 @@ pub async fn serve_watched(
         address: config.network_address.with_port(port),
         peers: Arc::new(peers),
         reservations: Reservations::default(),
-        placing: Placing::new(rng),
+        placing: Placing::open(state.path(), rng).context("read which clones are to be taken back")?,
         located: Located::default(),
         certified,
         is_measured: AtomicBool::new(true),
@@ -242,8 +249,9 @@ pub async fn serve_watched(
         catalogue,
         storage,
         runtime,
+        clock,
     });
-    let stopped_clones = node.put_right(Utc::now()).await;
+    let stopped_clones = node.put_right(node.clock.now()).await;
 
     let links = || Links::new(endpoint.clone(), node.certified.subscribe());
     // Not those of the gossip, which leave a node alone for a while that does not answer.
@@ -333,9 +341,11 @@ async fn open_runtime(
 async fn scheduled_restores(node: Arc<Node>) {
     let bases = Arc::clone(&node.bases);
     let catalogue = node.catalogue.clone();
-    schedule::run(node.catalogue.clone(), Local::now, move |name| {
+    let clock = node.clock.clone();
+    let local = move || clock.now().with_timezone(&Local);
+    schedule::run(node.catalogue.clone(), local, move |name| {
         if let Some(resource) = catalogue.borrow().resources.get(&name) {
-            bases.restore(resource, Utc::now());
+            bases.restore(resource, node.clock.now());
         }
     })
     .await;

@@ -15,6 +15,7 @@ use zdap_proto::name::{CloneId, NodeName, SnapshotId};
 use zdap_proto::refusal::{Refusal, chain};
 
 use crate::bases::Bases;
+use crate::clock::Clock;
 use crate::clones::Clones;
 use crate::cluster::Cluster;
 use crate::invites::Invites;
@@ -50,6 +51,8 @@ pub struct Node {
     pub storage: Arc<dyn Storage>,
     /// The second seam.
     pub runtime: Arc<dyn Runtime>,
+    /// The time of day.
+    pub clock: Clock,
     /// Its bases.
     pub bases: Arc<Bases>,
     /// Its clones.
@@ -137,7 +140,7 @@ impl Node {
             tokio::spawn(async move { node.start_clones(stopped).await });
             tokio::time::sleep_until(next).await;
             let _ = tokio::time::timeout(PASS.saturating_sub(SOON), self.ended.notified()).await;
-            stopped = self.put_right(Utc::now()).await;
+            stopped = self.put_right(self.clock.now()).await;
             next = Instant::now() + SOON;
         }
     }

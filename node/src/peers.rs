@@ -147,6 +147,7 @@ impl Peers {
         progress: impl FnMut(Progress),
     ) -> Result<Answer, PeerError> {
         tokio::select! {
+            biased; // so that a simulation is the same each time
             result = self.ask_again_if_lost(node, asker, request, progress) => result,
             () = self.until_down(node) => Err(Trouble::Down.of(node)),
         }

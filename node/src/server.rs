@@ -29,6 +29,7 @@ pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Rec
     let (work, limits) = (TaskTracker::new(), Arc::new(Limits::default()));
     loop {
         let connecting = tokio::select! {
+            biased; // so that a simulation is the same each time
             connecting = transport::accept(&endpoint) => connecting,
             () = crate::stopped(&mut shutdown) => break,
         };
@@ -244,6 +245,7 @@ impl Asked {
         let mut listening = true;
         loop {
             tokio::select! {
+                biased; // so that a simulation is the same each time
                 Some(step) = steps.recv() => {
                     if listening {
                         self.reply(&Reply::Progress(step)).await;

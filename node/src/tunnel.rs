@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
+use tokio::io::DuplexStream;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
@@ -43,6 +44,10 @@ pub async fn serve(node: Arc<Node>, peer: Peer, mut send: SendStream, mut receiv
             tracing::debug!(%clone, ?ended, "tunnel stream ended");
         }
         (Ok(End::Unix(stream)), Ok(())) => {
+            let ended = splice(stream, send, receive).await;
+            tracing::debug!(%clone, ?ended, "tunnel stream ended");
+        }
+        (Ok(End::Memory(stream)), Ok(())) => {
             let ended = splice(stream, send, receive).await;
             tracing::debug!(%clone, ?ended, "tunnel stream ended");
         }
@@ -114,6 +119,7 @@ async fn dial(address: &Address, id: &CloneId) -> Result<End, Refusal> {
                 Ok(End::Tcp(stream))
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(End::Unix),
+            Address::Memory(door) => door.connect().map(End::Memory),
         }
     });
     match connected.await {
@@ -147,6 +153,7 @@ pub fn not_yours(subject: &Subject, id: &CloneId) -> Refusal {
 enum End {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Memory(DuplexStream),
     Onward(Onward),
 }
 

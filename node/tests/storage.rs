@@ -1187,6 +1187,7 @@ fn record(snapshot: &SnapshotId) -> CloneRecord {
     CloneRecord {
         id: CloneId::random(resource),
         request_id: RequestId::random(),
+        attempt: 0,
         owner: "ada@laptop".parse().unwrap(),
         snapshot: snapshot.clone(),
         created_at: "2026-11-22T14:00:00.123456789Z".parse().unwrap(),

@@ -118,6 +118,7 @@ where
             LATER_STAGGER
         };
         tokio::select! {
+            biased; // so that a simulation is the same each time
             ended = running.join_next() => match ended {
                 Some(Ok(Ok(winner))) => return Ok(winner),
                 Some(Ok(Err(error))) => errors.push(error),

@@ -57,8 +57,9 @@ pub enum Request {
         owner: Option<UserName>,
         /// The same id again gives the same clone.
         request_id: RequestId,
-        /// It was asked before, maybe of another node: look for what came of that first.
-        is_retry: bool,
+        /// How many times this has been asked before, maybe of other nodes: if ever, what came of that is looked for first.
+        /// Whoever asks heeds the answer to the last time only.
+        attempt: u32,
     },
     /// Give a clone back. Answer: [`Answer::Destroyed`], also when it is gone already.
     DestroyClone {
@@ -220,7 +221,7 @@ pub enum Answer {
     Nodes(Vec<NodeView>),
     Drained,
     Revoked,
-    Found(Option<CloneView>),
+    Found(Option<FoundClone>),
     Offered {
         offered: Offered,
         /// How much one further clone would add to what nodes compare places by.
@@ -229,6 +230,15 @@ pub enum Answer {
         clones: u32,
     },
     Reserved,
+}
+
+/// A clone that was looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundClone {
+    /// It.
+    pub clone: CloneView,
+    /// See [`CloneRecord::attempt`].
+    pub attempt: u32,
 }
 
 /// A node that did not answer, so that what it has is not in the answer.
@@ -412,6 +422,10 @@ pub struct CloneRecord {
     pub id: CloneId,
     /// The request that made it.
     pub request_id: RequestId,
+    /// The last of that request's attempts that it was an answer to. Of two clones of one request, as they come about where
+    /// nodes are lost in the middle, the one with the higher number is the one that somebody has.
+    #[serde(default)]
+    pub attempt: u32,
     /// Whose it is.
     pub owner: UserName,
     /// What it was made from; names the resource too.

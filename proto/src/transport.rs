@@ -16,7 +16,8 @@ use quinn::{
     AsyncUdpSocket, Connecting, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint,
     EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
 };
-use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -93,16 +94,21 @@ pub enum TransportError {
 pub enum Socket {
     /// The network.
     Udp(std::net::UdpSocket),
-    /// Anything else, such as memory in a simulation.
-    Abstract(Arc<dyn AsyncUdpSocket>),
+    /// A simulation's, in memory.
+    Simulated {
+        /// What it is made of.
+        socket: Arc<dyn AsyncUdpSocket>,
+        /// What all chance of the endpoint comes from, so that the same simulation is the same again.
+        seed: [u8; 32],
+    },
 }
 
 impl Socket {
-    /// Returns the address that it is bound to.
+    /// Returns where it is bound.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Udp(socket) => socket.local_addr(),
-            Self::Abstract(socket) => socket.local_addr(),
+            Self::Simulated { socket, .. } => socket.local_addr(),
         }
     }
 }
@@ -110,12 +116,6 @@ impl Socket {
 impl From<std::net::UdpSocket> for Socket {
     fn from(socket: std::net::UdpSocket) -> Self {
         Self::Udp(socket)
-    }
-}
-
-impl From<Arc<dyn AsyncUdpSocket>> for Socket {
-    fn from(socket: Arc<dyn AsyncUdpSocket>) -> Self {
-        Self::Abstract(socket)
     }
 }
 
@@ -163,7 +163,12 @@ pub fn serve_as(endpoint: &Endpoint, identity: &Identity) -> Result<(), Transpor
 /// Makes an endpoint that only opens connections, from any port of every address. Inside a Tokio runtime.
 pub fn client_endpoint() -> Result<Endpoint, TransportError> {
     let socket = bind_any(0).map_err(TransportError::Socket)?;
-    endpoint(Socket::Udp(socket), EndpointConfig::default(), None)
+    client_endpoint_on(socket)
+}
+
+/// Makes an endpoint that only opens connections, through `socket`. Inside a Tokio runtime.
+pub fn client_endpoint_on(socket: impl Into<Socket>) -> Result<Endpoint, TransportError> {
+    endpoint(socket.into(), EndpointConfig::default(), None)
 }
 
 /// Waits for somebody to knock; none any more once the endpoint is closed. The handshake is still to come, so that a
@@ -427,19 +432,24 @@ fn endpoint_config(key: &[u8]) -> EndpointConfig {
     context.update(key);
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, context.finish().as_ref());
     let mut config = EndpointConfig::new(Arc::new(reset_key));
-    config.cid_generator(|| Box::new(RandomIds));
+    config.cid_generator(|| Box::new(RandomIds(StdRng::from_rng(&mut rand::rng()))));
     config
 }
 
 fn endpoint(
     socket: Socket,
-    config: EndpointConfig,
+    mut config: EndpointConfig,
     server: Option<ServerConfig>,
 ) -> Result<Endpoint, TransportError> {
     let runtime = Arc::new(quinn::TokioRuntime);
     match socket {
         Socket::Udp(socket) => Endpoint::new(config, server, socket, runtime),
-        Socket::Abstract(socket) => Endpoint::new_with_abstract_socket(config, server, socket, runtime),
+        Socket::Simulated { socket, seed } => {
+            config
+                .rng_seed(Some(seed))
+                .cid_generator(move || Box::new(RandomIds(StdRng::from_seed(seed))));
+            Endpoint::new_with_abstract_socket(config, server, socket, runtime)
+        }
     }
     .map_err(TransportError::Socket)
 }
@@ -452,11 +462,11 @@ fn certificate(connection: &Connection) -> Option<CertificateDer<'static>> {
     chain.into_iter().next()
 }
 
-struct RandomIds;
+struct RandomIds(StdRng);
 
 impl ConnectionIdGenerator for RandomIds {
     fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&rand::rng().random::<[u8; CONNECTION_ID]>())
+        ConnectionId::new(&self.0.random::<[u8; CONNECTION_ID]>())
     }
 
     fn cid_len(&self) -> usize {

@@ -14,8 +14,9 @@ use zdap_proto::frame;
 use zdap_proto::identity::Subject;
 use zdap_proto::message::{
     Account, Answer, Bottleneck, Call, Certificate, CloneState, CloneView, Considered, EnrolReply,
-    EnrolRequest, Enrolled, Invited, NodeState, NodeView, Offered, Outcome, Progress, Reply, Request,
-    ResourceView, SilentNode, SnapshotView, Sought, Stages, TokenText, TunnelHello, TunnelReply, Wanted,
+    EnrolRequest, Enrolled, FoundClone, Invited, NodeState, NodeView, Offered, Outcome, Progress, Reply,
+    Request, ResourceView, SilentNode, SnapshotView, Sought, Stages, TokenText, TunnelHello, TunnelReply,
+    Wanted,
 };
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime};
 use zdap_proto::refusal::{Refusal, RefusalKind};
@@ -207,7 +208,7 @@ fn requests() -> Vec<Request> {
             node: Some(parsed("db1")),
             owner: Some(ada()),
             request_id: request_id(),
-            is_retry: true,
+            attempt: 1,
         },
         Request::DestroyClone { clone: clone() },
         Request::DestroyAll { bases: true },
@@ -381,7 +382,10 @@ fn answers() -> Vec<Answer> {
         }]),
         Answer::Drained,
         Answer::Revoked,
-        Answer::Found(Some(view)),
+        Answer::Found(Some(FoundClone {
+            clone: view,
+            attempt: 1,
+        })),
         Answer::Offered {
             offered,
             per_clone: 0.125,

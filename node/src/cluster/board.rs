@@ -25,6 +25,9 @@ pub(crate) struct Board {
     pub(super) pulling: Mutex<BTreeSet<NodeName>>,
     pub(super) revoked: Mutex<BTreeSet<UserName>>,
     pub(super) is_draining: AtomicBool,
+    /// Where other nodes were when this one ended last, `host:port`.
+    pub(super) remembered: Vec<String>,
+    pub(super) opened: Instant,
     /// Something that this node says of itself may have changed.
     pub(super) changed: Notify,
     pub(crate) files: Files,

@@ -50,7 +50,12 @@ pub(super) fn token(
     );
     let hash = data_encoding::HEXLOWER.encode(&token.secret_hash());
     node.invites
-        .add(&hash, invited, TimeDelta::seconds(ttl_seconds.into()), Utc::now())
+        .add(
+            &hash,
+            invited,
+            TimeDelta::seconds(ttl_seconds.into()),
+            node.clock.now(),
+        )
         .map_err(|error| not_written("the invite", &error))?;
     Ok(token.to_string())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use zdap_proto::message::{Answer, CloneView, Request, SilentNode, Sought};
+use zdap_proto::message::{Answer, CloneRecord, CloneView, FoundClone, Request, SilentNode, Sought};
 use zdap_proto::name::{CloneId, NodeName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -78,29 +78,39 @@ pub(crate) async fn elsewhere(node: &Node, clone: &CloneId) -> Result<Option<Nod
     {
         return Ok(Some(owner));
     }
+    // Whoever is met while the others are asked is not asked.
+    let missed = node.cluster.missed();
     let Search { found, silent } = search(node, Sought::Clone(clone.clone())).await;
     match found {
         Some(view) => {
             node.located.note(clone, &view.node);
             Ok(Some(view.node))
         }
-        None if silent.is_empty() => Ok(None),
+        None if silent.is_empty() => match missed {
+            None => Ok(None),
+            Some(address) => Err(not_met(clone, &address)),
+        },
         None => Err(unknown_whereabouts(clone, &silent)),
     }
 }
 
 /// Returns a clone of this node. For one that is named by its request, waits until this node has done its part in that: it
 /// may be placing it on another one right now.
-pub(super) async fn here(node: &Node, sought: &Sought) -> Option<CloneView> {
+pub(super) async fn here(node: &Node, sought: &Sought) -> Option<FoundClone> {
+    let found = |record: CloneRecord| FoundClone {
+        clone: record.view(&node.name),
+        attempt: record.attempt,
+    };
     match sought {
-        Sought::Clone(clone) => node.clones.find(clone).map(|record| record.view(&node.name)),
+        Sought::Clone(clone) => node.clones.find(clone).map(found),
         Sought::Made { owner, request_id } => {
-            if let Some(view) = made_here(node, sought) {
-                return Some(view);
+            let made_here = || node.clones.made_for(owner, request_id).map(found);
+            if let Some(made) = made_here() {
+                return Some(made);
             }
             let turn = node.placing.turn(owner, request_id)?;
             let placed = turn.lock().await.clone();
-            placed.or_else(|| made_here(node, sought))
+            placed.or_else(made_here)
         }
     }
 }
@@ -130,9 +140,9 @@ pub(super) async fn search(node: &Node, sought: Sought) -> Search {
         .collect();
     while let Some(result) = asked.next().await {
         match result {
-            Ok(Some(view)) => {
+            Ok(Some(found)) => {
                 return Search {
-                    found: Some(view),
+                    found: Some(found.clone),
                     silent: Vec::new(),
                 };
             }
@@ -144,19 +154,14 @@ pub(super) async fn search(node: &Node, sought: Sought) -> Search {
     Search { found: None, silent }
 }
 
-/// Returns the nodes that can be asked, and those that cannot and may hold something. One that was emptied before it went
-/// does not; of another the last word may have been lost.
+/// Returns the nodes that can be asked, and those that cannot. One that is down may have got clones since it was last heard
+/// of, on the other side of a split.
 pub(super) fn others(node: &Node) -> (Vec<NodeName>, Vec<SilentNode>) {
     let view = node.cluster.view();
     let (mut asked, mut silent) = (Vec::new(), Vec::new());
     for (name, seen) in view.members.iter().filter(|(name, _)| **name != node.name) {
-        let was_emptied = seen.digest.as_ref().is_some_and(|heard| {
-            let report = &heard.digest.report;
-            report.flags.draining && report.clones == 0
-        });
         match seen.state {
             MemberState::Alive | MemberState::Suspect => asked.push(name.clone()),
-            MemberState::Down if was_emptied => {}
             MemberState::Down => silent.push(SilentNode {
                 node: name.clone(),
                 reason: Trouble::Down.to_string(),
@@ -178,12 +183,15 @@ pub(super) fn silence(error: &PeerError) -> SilentNode {
     }
 }
 
-fn made_here(node: &Node, sought: &Sought) -> Option<CloneView> {
-    let Sought::Made { owner, request_id } = sought else {
-        return None;
-    };
-    let record = node.clones.made_for(owner, request_id)?;
-    Some(record.view(&node.name))
+fn not_met(clone: &CloneId, address: &str) -> Refusal {
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!(
+            "`{clone}` is on none of the nodes that answer, and may be on the one at {address}, which this node has not \
+             met since it started"
+        ),
+    )
+    .with_hint("try again in a moment, or through another node")
 }
 
 fn unknown_whereabouts(clone: &CloneId, silent: &[SilentNode]) -> Refusal {

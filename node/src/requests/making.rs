@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use zdap_proto::message::{Answer, Progress, SnapshotView};
@@ -23,6 +22,8 @@ pub(super) struct Wanted {
     pub(super) snapshot: Option<SnapshotTime>,
     pub(super) owner: UserName,
     pub(super) request_id: RequestId,
+    /// How many times it was asked before.
+    pub(super) attempt: u32,
 }
 
 /// Restores and snapshots, or snapshots what is there.
@@ -35,8 +36,8 @@ pub(super) async fn snapshot(
     let resource = resource_named(node, name)?;
     let name = &resource.name;
     let snapshot = match use_existing {
-        true => node.bases.snapshot_existing(name, Utc::now()).await?,
-        false => follow(node.bases.restore(&resource, Utc::now()), progress).await?,
+        true => node.bases.snapshot_existing(name, node.clock.now()).await?,
+        false => follow(node.bases.restore(&resource, node.clock.now()), progress).await?,
     };
     let bytes = node.bases.bytes(&snapshot);
     Ok(snapshot_view(
@@ -55,7 +56,8 @@ pub(super) async fn clone(node: &Arc<Node>, wanted: Wanted) -> Result<Answered, 
         resource,
         owner: wanted.owner,
         request_id: wanted.request_id,
-        now: Utc::now(),
+        attempt: wanted.attempt,
+        now: node.clock.now(),
     };
     let now = Instant::now().into_std();
     let _place = node.reservations.take(&order.request_id, now);

@@ -111,17 +111,18 @@ pub async fn answer(
             node: pinned,
             owner,
             request_id,
-            is_retry,
+            attempt,
         } => {
             let wanted = making::Wanted {
                 resource,
                 snapshot,
                 owner: asker.owner(owner)?,
                 request_id,
+                attempt,
             };
             return match scope {
                 Scope::Here => making::clone(node, wanted).await,
-                Scope::Cluster => placing::clone(node, &asker, wanted, pinned, is_retry).await,
+                Scope::Cluster => placing::clone(node, &asker, wanted, pinned).await,
             };
         }
         Request::DestroyClone { clone } => {

@@ -7,13 +7,15 @@ mod asking;
 mod stray;
 mod survey;
 
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
 use zdap_proto::identity::Subject;
-use zdap_proto::message::{Answer, CloneState, CloneView, Considered, Outcome, Sought, Stages};
+use zdap_proto::message::{Answer, CloneState, Considered, FoundClone, Outcome, Sought, Stages};
 use zdap_proto::name::{NodeName, RequestId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -43,18 +45,19 @@ pub struct Placing {
 }
 
 /// One request for a clone at a time, and the clone once it is made.
-type Turn = Arc<tokio::sync::Mutex<Option<CloneView>>>;
+type Turn = Arc<tokio::sync::Mutex<Option<FoundClone>>>;
 
 impl Placing {
-    /// Begins with nothing placed; `rng` chooses between nodes that are as good.
-    pub fn new(rng: StdRng) -> Self {
-        Self {
+    /// Begins with nothing placed, and with what earlier lives have left to be taken back; `rng` chooses between nodes that
+    /// are as good.
+    pub fn open(state_dir: &Path, rng: StdRng) -> io::Result<Self> {
+        Ok(Self {
             debits: Mutex::default(),
             turns: Mutex::default(),
-            strays: Strays::default(),
+            strays: Strays::open(state_dir)?,
             choosing: tokio::sync::Mutex::default(),
             rng: Mutex::new(rng),
-        }
+        })
     }
 
     /// Returns the turn of a request that was seen here.
@@ -82,15 +85,14 @@ pub(super) async fn clone(
     asker: &Asker,
     wanted: Wanted,
     pinned: Option<NodeName>,
-    is_retry: bool,
 ) -> Result<Answered, Refusal> {
     let began = Instant::now();
     let turn = node.placing.new_turn(&wanted.owner, &wanted.request_id);
     let mut placed = turn.lock().await;
-    if let Some(at) = earlier(node, &wanted, placed.as_ref(), is_retry).await? {
+    if let Some(at) = earlier(node, &wanted, placed.as_ref()).await? {
         match make(node, &at, asker, &wanted).await {
             Ok(answered) => {
-                *placed = view_of(&answered);
+                *placed = settle(node, &wanted, &answered);
                 return Ok(Answered {
                     made: None,
                     ..answered
@@ -106,8 +108,21 @@ pub(super) async fn clone(
     }
 
     let answered = place(node, asker, &wanted, pinned, began).await?;
-    *placed = view_of(&answered);
+    *placed = settle(node, &wanted, &answered);
     Ok(answered)
+}
+
+/// Returns the one clone of this request from now on.
+fn settle(node: &Node, wanted: &Wanted, answered: &Answered) -> Option<FoundClone> {
+    let Answer::Created { clone, .. } = &answered.answer else {
+        return None;
+    };
+    let placed = FoundClone {
+        clone: clone.clone(),
+        attempt: wanted.attempt,
+    };
+    node.placing.strays.answered(wanted, &placed);
+    Some(placed)
 }
 
 /// Chooses a node, reserves a place there, and makes the clone; on the next one if that fails.
@@ -208,22 +223,28 @@ async fn check_limit(node: &Arc<Node>, wanted: &Wanted) -> Result<(), Refusal> {
 async fn earlier(
     node: &Node,
     wanted: &Wanted,
-    placed: Option<&CloneView>,
-    is_retry: bool,
+    placed: Option<&FoundClone>,
 ) -> Result<Option<NodeName>, Refusal> {
     if node.clones.made_for(&wanted.owner, &wanted.request_id).is_some() {
         return Ok(Some(node.name.clone()));
     }
     if let Some(placed) = placed {
-        return Ok(Some(placed.node.clone()));
+        return Ok(Some(placed.clone.node.clone()));
     }
-    if !is_retry {
+    if wanted.attempt == 0 {
         return Ok(None);
     }
     let sought = Sought::Made {
         owner: wanted.owner.clone(),
         request_id: wanted.request_id.clone(),
     };
+    if node.cluster.is_meeting() {
+        return Err(Refusal::new(
+            RefusalKind::Unavailable,
+            "the clone may be on another node, and this one has just started and not met all of them yet",
+        )
+        .with_hint("try again in a moment"));
+    }
     let Search { found, silent } = search(node, sought).await;
     if let Some(found) = found {
         return Ok(Some(found.node));
@@ -250,13 +271,6 @@ async fn earlier(
         node.placing.strays.note(Stray::new(&silent.node, wanted));
     }
     Ok(None)
-}
-
-fn view_of(answered: &Answered) -> Option<CloneView> {
-    let Answer::Created { clone, .. } = &answered.answer else {
-        return None;
-    };
-    Some(clone.clone())
 }
 
 /// Returns what was considered as clients see it, the chosen one first.

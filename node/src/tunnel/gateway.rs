@@ -84,6 +84,7 @@ async fn pass_on(mut from: RecvStream, mut to: SendStream) {
     tokio::pin!(stopped);
     loop {
         let read = tokio::select! {
+            biased; // so that a simulation is the same each time
             read = from.read_chunks(&mut chunks) => read,
             // What nobody takes any more is not waited for.
             reason = &mut stopped => {

@@ -164,7 +164,7 @@ async fn what_is_not_there_is_named() {
         node: None,
         owner: None,
         request_id: RequestId::random(),
-        is_retry: false,
+        attempt: 0,
     };
     let refusal = ada.ask(&unknown).await.unwrap_err();
     assert_eq!(
@@ -177,7 +177,7 @@ async fn what_is_not_there_is_named() {
         node: None,
         owner: None,
         request_id: RequestId::random(),
-        is_retry: false,
+        attempt: 0,
     };
     let refusal = ada.ask(&too_old).await.unwrap_err();
     assert_eq!(
@@ -218,7 +218,7 @@ fn for_admins() -> [(Request, &'static str); 5] {
         node: None,
         owner: Some("ada".parse().unwrap()),
         request_id: RequestId::random(),
-        is_retry: false,
+        attempt: 0,
     };
     let restore = Request::CreateSnapshot {
         resource,

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use zdap_node::clock::Clock;
 use zdap_node::cluster::{GossipSetup, View};
 use zdap_node::config::{Config, StorageChoice};
 use zdap_node::faults::Faults;
@@ -273,6 +274,7 @@ impl Machine {
             membership,
             storage: Arc::new(self.storage.reopened(faults)),
             runtime: Arc::new(self.runtime.clone()),
+            clock: Clock::Machine,
             figures: self.figures,
             gossip: GossipSetup::default(),
         };
@@ -490,7 +492,7 @@ pub(crate) fn order(request_id: &RequestId) -> Request {
         node: None,
         owner: None,
         request_id: request_id.clone(),
-        is_retry: false,
+        attempt: 0,
     }
 }
 
@@ -504,8 +506,8 @@ pub(crate) fn order_at(node: &str, request_id: &RequestId) -> Request {
 
 /// The same request once more, maybe of another node.
 pub(crate) fn retry(mut request: Request) -> Request {
-    if let Request::CreateClone { is_retry, .. } = &mut request {
-        *is_retry = true;
+    if let Request::CreateClone { attempt, .. } = &mut request {
+        *attempt += 1;
     }
     request
 }

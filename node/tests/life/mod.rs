@@ -16,6 +16,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use zdap_node::bases::{Bases, RestoreState};
+use zdap_node::clock::Clock;
 use zdap_node::clones::{Clones, Order};
 use zdap_node::cluster::{Cluster, GossipSetup};
 use zdap_node::faults::Faults;
@@ -142,7 +143,7 @@ impl Life {
             name,
             peers: Arc::new(peers),
             reservations: Reservations::default(),
-            placing: Placing::new(StdRng::seed_from_u64(1)),
+            placing: Placing::open(state.path(), StdRng::seed_from_u64(1)).unwrap(),
             located: Located::default(),
             certified,
             is_measured: AtomicBool::new(true),
@@ -160,6 +161,7 @@ impl Life {
             catalogue,
             storage,
             runtime,
+            clock: Clock::Machine,
         };
         let resource = Arc::clone(resource);
         Self {
@@ -194,6 +196,7 @@ impl Life {
                 .expect("the world has a base"),
             owner: owner.parse().unwrap(),
             request_id: request_id.clone(),
+            attempt: 0,
             now: Utc::now(),
         };
         self.node

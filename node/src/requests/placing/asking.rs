@@ -156,7 +156,7 @@ pub(super) async fn make(
         node: None,
         owner: Some(wanted.owner.clone()),
         request_id: wanted.request_id.clone(),
-        is_retry: false,
+        attempt: wanted.attempt,
     };
     let answer = node
         .peers

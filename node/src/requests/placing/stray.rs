@@ -1,21 +1,33 @@
 //! Clones that may have been made on a node that was lost before it said so, while the request went on to another.
+//!
+//! When the lost node returns there may be two clones of one request: the one that this node has answered it with, and
+//! one that was made on the lost node or by it. Of the two the one stays that was the answer to the later attempt, since
+//! nobody heeds the answer to an earlier one; the other is taken back. Until this node has answered, nothing is.
+//!
+//! ```text
+//! <state-dir>/strays   lost node, owner, request; attempt, clone and its node that were the answer: one stray a line
+//! ```
 
 use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
-use zdap_proto::message::{Answer, Request, Sought};
-use zdap_proto::name::{NodeName, RequestId, UserName};
+use zdap_proto::message::{Answer, FoundClone, Request, Sought};
+use zdap_proto::name::{CloneId, NodeName, RequestId, UserName};
 
-use super::super::finding::ANSWERED;
+use super::super::finding::{ANSWERED, here};
 use super::{Wanted, locked};
 use crate::gossip::MemberState;
 use crate::node::Node;
 use crate::peers::{PeerError, Trouble};
+use crate::state::replace;
 
 /// The strays that are not taken back yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Strays {
+    file: PathBuf,
     waiting: Mutex<VecDeque<Stray>>,
     noted: Notify,
 }
@@ -26,6 +38,16 @@ pub(super) struct Stray {
     node: NodeName,
     owner: UserName,
     request_id: RequestId,
+    /// What the request was answered with, once it was.
+    answered: Option<Answered>,
+}
+
+/// What a request was answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answered {
+    clone: CloneId,
+    node: NodeName,
+    attempt: u32,
 }
 
 impl Stray {
@@ -34,11 +56,57 @@ impl Stray {
             node: node.clone(),
             owner: wanted.owner.clone(),
             request_id: wanted.request_id.clone(),
+            answered: None,
         }
+    }
+
+    fn line(&self) -> Option<String> {
+        let Self {
+            node,
+            owner,
+            request_id,
+            answered,
+        } = self;
+        let Answered {
+            clone,
+            node: at,
+            attempt,
+        } = answered.as_ref()?;
+        Some(format!("{node} {owner} {request_id} {attempt} {clone} {at}\n"))
+    }
+
+    /// What is not understood is of another version, or damaged; then it is as if the node had forgotten it.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        Some(Self {
+            node: words.next()?.parse().ok()?,
+            owner: words.next()?.parse().ok()?,
+            request_id: words.next()?.parse().ok()?,
+            answered: Some(Answered {
+                attempt: words.next()?.parse().ok()?,
+                clone: words.next()?.parse().ok()?,
+                node: words.next()?.parse().ok()?,
+            }),
+        })
     }
 }
 
 impl Strays {
+    /// Reads those that were there when the node ended last.
+    pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
+        let file = state_dir.join("strays");
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            file,
+            waiting: Mutex::new(text.lines().filter_map(Stray::parse).collect()),
+            noted: Notify::new(),
+        })
+    }
+
     /// Remembers one, until its node is back.
     pub(super) fn note(&self, stray: Stray) {
         let mut waiting = locked(&self.waiting);
@@ -49,15 +117,45 @@ impl Strays {
             waiting.pop_front();
         }
         waiting.push_back(stray);
-        self.noted.notify_one();
+    }
+
+    /// Notes with which clone a request was answered: of this and whatever else was made for it one is to go.
+    pub(super) fn answered(&self, wanted: &Wanted, with: &FoundClone) {
+        let mut waiting = locked(&self.waiting);
+        let mut is_news = false;
+        for stray in waiting.iter_mut() {
+            if (&stray.owner, &stray.request_id) == (&wanted.owner, &wanted.request_id) {
+                stray.answered = Some(Answered {
+                    clone: with.clone.id.clone(),
+                    node: with.clone.node.clone(),
+                    attempt: with.attempt,
+                });
+                is_news = true;
+            }
+        }
+        if is_news {
+            self.write(&waiting);
+            self.noted.notify_one();
+        }
     }
 
     fn list(&self) -> Vec<Stray> {
-        locked(&self.waiting).iter().cloned().collect()
+        let waiting = locked(&self.waiting);
+        let answered = waiting.iter().filter(|stray| stray.answered.is_some());
+        answered.cloned().collect()
     }
 
     fn forget(&self, stray: &Stray) {
-        locked(&self.waiting).retain(|other| other != stray);
+        let mut waiting = locked(&self.waiting);
+        waiting.retain(|other| other != stray);
+        self.write(&waiting);
+    }
+
+    fn write(&self, waiting: &VecDeque<Stray>) {
+        let text: String = waiting.iter().filter_map(Stray::line).collect();
+        if let Err(error) = replace(&self.file, text.as_bytes()) {
+            tracing::error!(%error, "write down which clones are to be taken back");
+        }
     }
 }
 
@@ -79,6 +177,7 @@ pub async fn take_back_strays(node: Arc<Node>) {
             }
         }
         tokio::select! {
+            biased; // so that a simulation is the same each time
             () = strays.noted.notified() => {}
             changed = views.changed(), if !waiting.is_empty() => {
                 if changed.is_err() {
@@ -89,25 +188,108 @@ pub async fn take_back_strays(node: Arc<Node>) {
     }
 }
 
+/// Leaves of a request's clones the one that somebody has.
 async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<(), PeerError> {
-    let itself = node.identity.subject();
-    let find = Request::Find(Sought::Made {
-        owner: stray.owner.clone(),
-        request_id: stray.request_id.clone(),
-    });
-    let Answer::Found(found) = node.peers.ask(&stray.node, itself, &find, ANSWERED).await? else {
-        return Err(Trouble::OddAnswer.of(&stray.node));
-    };
-    // What it has placed elsewhere is no stray.
-    let Some(view) = found.filter(|view| view.node == stray.node) else {
+    let Some(answered) = &stray.answered else {
         return Ok(());
     };
-    let clone = view.id;
-    tracing::info!(node = %stray.node, %clone, "taking back a clone that was made on a lost node");
-    let destroy = Request::DestroyClone { clone };
-    let done = node.peers.ask_patiently(&stray.node, itself, &destroy, |_| {});
+    let made = Sought::Made {
+        owner: stray.owner.clone(),
+        request_id: stray.request_id.clone(),
+    };
+    let Some(FoundClone { clone: found, .. }) = find(node, &stray.node, made).await? else {
+        return Ok(());
+    };
+    if found.id == answered.clone {
+        return Ok(());
+    }
+    // Each is asked for at its own node, which knows the last attempt that it was an answer to.
+    let Some(other) = find(node, &found.node, Sought::Clone(found.id)).await? else {
+        return Ok(());
+    };
+    let ours = find(node, &answered.node, Sought::Clone(answered.clone.clone())).await?;
+    let attempt = ours.as_ref().map_or(answered.attempt, |ours| ours.attempt);
+    let stale = match (ours, other.attempt > attempt) {
+        (_, false) => other.clone,
+        (Some(ours), true) => ours.clone,
+        (None, true) => return Ok(()),
+    };
+    tracing::info!(clone = %stale.id, node = %stale.node, "taking back a clone that nobody was told of, since a node was lost");
+    if let Some(turn) = node.placing.turn(&stray.owner, &stray.request_id) {
+        turn.lock().await.take_if(|placed| placed.clone.id == stale.id);
+    }
+    if stale.node == node.name {
+        node.clones.destroy(&stale.id).await;
+        return Ok(());
+    }
+    let itself = node.identity.subject();
+    let destroy = Request::DestroyClone { clone: stale.id };
+    let done = node.peers.ask_patiently(&stale.node, itself, &destroy, |_| {});
     done.await.map(drop)
+}
+
+/// Asks a node, this one or another, for a clone.
+async fn find(node: &Arc<Node>, at: &NodeName, sought: Sought) -> Result<Option<FoundClone>, PeerError> {
+    if *at == node.name {
+        return Ok(here(node, &sought).await);
+    }
+    let (itself, request) = (node.identity.subject(), Request::Find(sought));
+    let Answer::Found(found) = node.peers.ask(at, itself, &request, ANSWERED).await? else {
+        return Err(Trouble::OddAnswer.of(at));
+    };
+    Ok(found)
 }
 
 /// Requests that were under way at one moment.
 const MOST: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use zdap_proto::message::{CloneState, CloneView};
+
+    use super::*;
+
+    fn wanted(request_id: &RequestId) -> Wanted {
+        Wanted {
+            resource: "orders".parse().unwrap(),
+            snapshot: None,
+            owner: "ada@laptop".parse().unwrap(),
+            request_id: request_id.clone(),
+            attempt: 0,
+        }
+    }
+
+    fn placed() -> FoundClone {
+        let clone = CloneView {
+            id: "orders-k3v9x2mq".parse().unwrap(),
+            resource: "orders".parse().unwrap(),
+            node: "db2".parse().unwrap(),
+            owner: "ada@laptop".parse().unwrap(),
+            snapshot: "2026-11-22T13:39:25Z".parse().unwrap(),
+            created_at: "2026-11-22T14:00:00Z".parse().unwrap(),
+            state: CloneState::Ready,
+            pooled: false,
+            expires_at: None,
+        };
+        FoundClone { clone, attempt: 2 }
+    }
+
+    #[test]
+    fn what_was_answered_outlives_the_node_and_what_was_not_is_never_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let strays = Strays::open(directory.path()).unwrap();
+        let (answered, open) = (RequestId::random(), RequestId::random());
+        let node: NodeName = "db1".parse().unwrap();
+        for request_id in [&answered, &open] {
+            strays.note(Stray::new(&node, &wanted(request_id)));
+        }
+        assert_eq!(strays.list(), []);
+        strays.answered(&wanted(&answered), &placed());
+        let listed = strays.list();
+        assert_eq!(listed.len(), 1);
+        let again = Strays::open(directory.path()).unwrap();
+        assert_eq!(again.list(), listed);
+        again.forget(&listed[0]);
+        assert_eq!(Strays::open(directory.path()).unwrap().list(), []);
+    }
+}
