@@ -111,6 +111,7 @@ fn tell_all() {
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())
         .with_timer(Simulated(std::sync::OnceLock::new()))
+        .with_ansi(false)
         .with_test_writer();
     log.init();
 }
