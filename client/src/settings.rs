@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! $ZDAP_HOME, else $XDG_CONFIG_HOME/zdap, else ~/.config/zdap      0700
-//!   settings.json                      {"user": ..., "origins": [{"address": ..., "cluster": ...}]}
+//!   settings.json                      {"user": ..., "origins": [{"address": ..., "cluster": ...}], "clusters": [...]}
 //!   clusters/<cluster>/identity.pem    0600
 //! ```
+
+mod known;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,42 +14,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use zdap_proto::identity::{Identity, IdentityError};
-use zdap_proto::name::{ClusterId, UserName};
+use zdap_proto::message::NodeView;
+use zdap_proto::name::ClusterId;
+use zdap_proto::refusal::chain;
 
-/// What `settings.json` holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// The name that `zdap set user` was given.
-    #[serde(default)]
-    pub user: Option<UserName>,
-    /// The nodes that are known, in the order they were added.
-    #[serde(default)]
-    pub origins: Vec<Origin>,
-}
-
-/// A node that is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// `host:port`.
-    pub address: String,
-    /// Which cluster's identity opens it.
-    pub cluster: ClusterId,
-}
-
-impl Settings {
-    /// Remembers a node; of another cluster now, if its address is known already.
-    pub fn remember(&mut self, address: &str, cluster: &ClusterId) {
-        match self.origins.iter_mut().find(|origin| origin.address == address) {
-            Some(origin) => origin.cluster = cluster.clone(),
-            None => self.origins.push(Origin {
-                address: address.to_owned(),
-                cluster: cluster.clone(),
-            }),
-        }
-    }
-}
+pub use self::known::{Forgotten, Learned, LearnedNode, Origin, Settings};
 
 /// The directory that all of it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,6 +123,22 @@ impl Home {
         Ok(result)
     }
 
+    /// Keeps what a cluster has told through `last`. Where it cannot be kept it is learned the next time.
+    pub fn learn(&self, cluster: &ClusterId, last: &str, nodes: &[NodeView]) {
+        let learn = |settings: &mut Settings| settings.learn(cluster, last, nodes);
+        let learned = self.settings().and_then(|before| {
+            let mut after = before.clone();
+            learn(&mut after);
+            match after == before {
+                true => Ok(()), // without a lock, and where nothing may be written
+                false => self.change(learn),
+            }
+        });
+        if let Err(error) = learned {
+            tracing::debug!("the nodes are not remembered: {}", chain(&error));
+        }
+    }
+
     /// Returns the identity that a cluster gave us.
     pub fn identity(&self, cluster: &ClusterId) -> Result<Identity, IdentityError> {
         Identity::load(&self.identity_directory(cluster))
@@ -179,7 +167,7 @@ impl Home {
                 Ok(identity) => identities.push(identity),
                 Err(error) => tracing::debug!(
                     directory = %directory.display(),
-                    "no identity: {}", zdap_proto::refusal::chain(&error)
+                    "no identity: {}", chain(&error)
                 ),
             }
         }

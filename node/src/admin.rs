@@ -13,8 +13,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use quinn::{Connection, Endpoint};
 use zdap_proto::connect::{connect, explain};
@@ -386,8 +386,12 @@ fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut table = Table::new();
     table
         .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.to_vec())
         .add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     println!("{}", table.trim_fmt());
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use zdap_proto::name::{CloneId, NodeName, ResourceName, SnapshotTime, UserName};
 
-use crate::config::{NetworkAddress, RuntimeKind, ZfsPool};
+use crate::config::{NetworkAddress, RuntimeKind, Size, ZfsPool};
 use crate::quantity;
 
 /// Makes private, writable copies of databases in a moment: one node of a zdap cluster.
@@ -34,6 +34,9 @@ pub struct Flags {
     /// Directory to use instead of a pool; files are shared where the file system can (btrfs, xfs)
     #[arg(long, global = true, env = "ZDAP_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<Given<PathBuf>>,
+    /// How much of the directory's disk to count as room, such as 200g [default: all of it]
+    #[arg(long, global = true, env = "ZDAP_DATA_SIZE", value_name = "SIZE")]
+    pub data_size: Option<Given<Size>>,
     /// Directory of the *.resource.yml files, re-read when it changes
     #[arg(long, global = true, env = "CONFIG_DIR", value_name = "DIR")]
     pub config_dir: Option<Given<PathBuf>>,

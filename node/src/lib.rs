@@ -305,7 +305,9 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 async fn open_storage(choice: &StorageChoice, owner: &str) -> anyhow::Result<Arc<dyn Storage>> {
     Ok(match choice {
         StorageChoice::Zfs(pool) => Arc::new(Zfs::open(pool.as_str(), owner).await?),
-        StorageChoice::Directory(path) => Arc::new(Directory::open(path, owner).await?),
+        StorageChoice::Directory { path, size } => {
+            Arc::new(Directory::open(path, owner).await?.with_size(*size))
+        }
     })
 }
 

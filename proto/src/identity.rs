@@ -291,6 +291,11 @@ impl Identity {
         self.expires_at
     }
 
+    /// Returns from when on the certificate is to be renewed: two thirds of its life.
+    pub fn renew_from(&self) -> DateTime<Utc> {
+        self.expires_at - (self.expires_at - self.not_before) / 3
+    }
+
     /// Checks that the certificate is valid by this machine's clock; the error names both times.
     pub fn check_dates(&self, now: DateTime<Utc>) -> Result<(), IdentityError> {
         let subject = || Box::new(self.peer.subject.clone());

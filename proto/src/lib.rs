@@ -29,6 +29,7 @@
 //! - [`token`]: the invite, good once
 //! - [`transport`]: QUIC endpoints with mutual TLS, and their numbers
 //! - [`connect`]: the way to a node, or the reason why not
+//! - [`renewal`]: a fresh certificate before the old one ends
 //! - [`splice`]: a TCP (or Unix) connection and a QUIC stream, joined
 //! - [`tunnel`]: the client half of the tunnel: a local listener whose connections reach one clone
 
@@ -42,6 +43,7 @@ pub mod message;
 pub mod name;
 mod postgres;
 pub mod refusal;
+pub mod renewal;
 pub mod splice;
 pub mod token;
 pub mod transport;

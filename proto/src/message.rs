@@ -224,8 +224,8 @@ pub enum Answer {
     Found(Option<FoundClone>),
     Offered {
         offered: Offered,
-        /// The share of the clones alone that are sensible for its size, with the one asked for: 1 is all of them.
-        crowding: f64,
+        /// How much one further clone would add to what nodes compare places by.
+        per_clone: f64,
         /// How many clones it has, promised ones included.
         clones: u32,
     },
@@ -257,8 +257,9 @@ pub struct Offered {
     pub load: f64,
     /// What that is a share of.
     pub bottleneck: Bottleneck,
-    /// How much one further clone would add to what nodes compare places by.
-    pub per_clone: f64,
+    /// The share of the clones alone, of as many as are sensible for its size: 1 is all of them. Nodes compare places by
+    /// this, and by what `load` has above a half.
+    pub clones: f64,
 }
 
 /// What a node would run out of first.

@@ -323,7 +323,7 @@ fn answers() -> Vec<Answer> {
     let offered = Offered {
         load: 0.25,
         bottleneck: Bottleneck::Memory,
-        per_clone: 0.0625,
+        clones: 0.0625,
     };
     vec![
         Answer::Resources(vec![ResourceView {
@@ -388,7 +388,7 @@ fn answers() -> Vec<Answer> {
         })),
         Answer::Offered {
             offered,
-            crowding: 0.125,
+            per_clone: 0.125,
             clones: 12,
         },
         Answer::Reserved,

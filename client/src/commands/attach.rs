@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 use zdap_proto::identity::{Identity, Keypair};
-use zdap_proto::message::{CloneView, Stages};
+use zdap_proto::message::{CloneView, Considered, Stages};
 use zdap_proto::name::{CloneId, NameError, ResourceName};
 
-use super::{choose, make_clone, newest_clone, relay, relay_image};
+use super::{explain, make_clone, newest_clone, place, relay, relay_image};
 use crate::attachments::Attachments;
 use crate::cli::Attach;
+use crate::cluster::{Cluster, Created};
 use crate::compose::{self, ComposeError, ComposeService, RelayService};
 use crate::context::Context;
 use crate::error::Failure;
-use crate::node::{Created, Node};
+use crate::origin::Target;
 use crate::project::Project;
 use crate::words::Words;
 
@@ -25,6 +26,8 @@ struct Document<'a> {
     clone: &'a CloneView,
     r#override: String,
     stages: &'a Stages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    considered: Option<&'a [Considered]>,
 }
 
 /// Attaches, or leaves everything as it was.
@@ -48,8 +51,16 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(),
         clone,
         r#override: project.r#override.display().to_string(),
         stages: &created.stages,
+        considered: arguments.explain.then_some(&created.considered),
     };
-    context.output.data(&line, &document)
+    if arguments.explain {
+        context.output.say(&explain::table_of(&created.considered));
+    }
+    context.output.data(&line, &document)?;
+    context
+        .output
+        .say(&format!("`{}` starts it", project.command_to_start()));
+    Ok(())
 }
 
 async fn attach(
@@ -62,44 +73,47 @@ async fn attach(
     made: &Made,
 ) -> Result<Created, Failure> {
     let output = context.output;
-    let origins = context.origins()?;
-    let (mut node, existing) = match arguments.new {
-        true => (choose(context, &origins, resource, words).await?, None),
+    let reached = context.reach().await?;
+    let (target, existing) = match arguments.new {
+        true => (place(context, &reached, resource, words).await?, None),
         false => {
-            let found = newest_clone(context, &origins, words).await?;
-            (found.node, Some(found.clone))
+            let found = newest_clone(context, &reached, words).await?;
+            let target = Target {
+                cluster: found.cluster,
+                node: None,
+            };
+            (target, Some(found.clone))
         }
     };
 
     // Beside the clone, over the same connection.
-    let relay_node = node.clone();
-    let image = async { Ok(relay_image::ensure(context, &relay_node).await) };
+    let cluster = &target.cluster;
+    let image = async { Ok(relay_image::ensure(context, &cluster.node().await).await) };
     let clone = async {
         let created = match existing {
             Some(clone) => Created {
                 clone,
                 stages: Stages::default(),
+                considered: Vec::new(),
             },
             None => {
-                let created = make_clone(context, &mut node, resource, words.time).await?;
-                made.note_clone(&node, &created.clone.id);
+                let created = make_clone(context, &target, resource, words.time).await?;
+                made.note_clone(cluster, &created.clone.id);
                 created
             }
         };
         let keypair = Keypair::generate()?;
         let public_key = keypair.public_key();
-        let (certificate, status) = tokio::try_join!(
-            node.relay_certificate(&created.clone.id, public_key),
-            node.status()
-        )?;
-        let identity = Identity::new(keypair, &certificate)?;
-        Ok::<_, Failure>((created, identity, status))
+        let (certificate, servers) = tokio::join!(
+            cluster.relay_certificate(&created.clone.id, public_key),
+            cluster.servers(&created.clone.node)
+        );
+        let identity = Identity::new(keypair, &certificate?)?;
+        Ok::<_, Failure>((created, identity, servers))
     };
-    let (image, (created, identity, status)) = tokio::try_join!(image, clone)?;
+    let (image, (created, identity, servers)) = tokio::try_join!(image, clone)?;
 
-    // Its own node's alone: another node does not pass connections on, and would say that it has no such clone.
-    let ways = [node.address().to_owned(), status.address];
-    let relay = relay::of(before.relay, &before.service, &created.clone, &ways);
+    let relay = relay::of(before.relay, &before.service, &created.clone, &servers);
     let relay = RelayService {
         user: image.user.or(relay.user),
         start_interval: image.start_interval,
@@ -111,11 +125,24 @@ async fn attach(
         compose::attach(text, &relay, arguments.force)
     })?;
     if let Some(replaced) = before.replaced.filter(|replaced| *replaced != relay.clone) {
-        output.say(&format!(
-            "clone {replaced}, which it replaces, is still there; `zdap destroy {replaced}` gives it back"
-        ));
+        tell_replaced(context, cluster, &replaced).await;
     }
     Ok(created)
+}
+
+/// Says what becomes of the clone whose place was taken, unless it is gone already.
+async fn tell_replaced(context: &Context<'_>, cluster: &Cluster, replaced: &str) {
+    let is_there = match cluster.clones(false).await {
+        Ok(answer) => match answer.clones.iter().any(|clone| clone.id.as_str() == replaced) {
+            true => "is",
+            false if answer.silent.is_empty() => return,
+            false => "may be",
+        },
+        Err(_) => "may be",
+    };
+    context.output.say(&format!(
+        "clone {replaced}, which it replaces, {is_there} still there; `zdap destroy {replaced}` gives it back"
+    ));
 }
 
 /// Returns the resource that is to be attached: the subject itself, or, of a clone that is there already, what it is a
@@ -182,29 +209,25 @@ impl Before {
 
 /// The clone that has been made, to be given back when the rest fails.
 #[derive(Debug, Default)]
-struct Made(OnceLock<(Node, CloneId)>);
+struct Made(OnceLock<(Cluster, CloneId)>);
 
 impl Made {
-    fn note_clone(&self, node: &Node, clone: &CloneId) {
+    fn note_clone(&self, cluster: &Cluster, clone: &CloneId) {
         // There is one a command.
-        let _ = self.0.set((node.clone(), clone.clone()));
+        let _ = self.0.set((cluster.clone(), clone.clone()));
     }
 
     /// Gives back the clone. Where that fails it is said.
     async fn undo(self, context: &Context<'_>) {
-        let Some((node, clone)) = self.0.into_inner() else {
+        let Some((cluster, clone)) = self.0.into_inner() else {
             return;
         };
         context.output.doing(format!("giving back {clone}"));
-        let destroyed = tokio::time::timeout(UNDO_DEADLINE, node.destroy(&clone)).await;
+        let destroyed = tokio::time::timeout(UNDO_DEADLINE, cluster.destroy(&clone)).await;
         let reason = match destroyed {
             Ok(Ok(())) => return,
             Ok(Err(error)) => zdap_proto::refusal::chain(&error),
-            Err(_) => format!(
-                "no answer from {} within {} s",
-                node.address(),
-                UNDO_DEADLINE.as_secs()
-            ),
+            Err(_) => format!("no answer within {} s", UNDO_DEADLINE.as_secs()),
         };
         context.output.warn(&format!(
             "clone {clone} could not be given back ({reason}); later: `zdap destroy {clone}`"
@@ -240,6 +263,7 @@ mod tests {
             clone: &clone,
             r#override: "./docker-compose.override.yml".to_owned(),
             stages: &stages,
+            considered: None,
         };
         assert_eq!(
             serde_json::to_string(&document).unwrap(),

@@ -76,7 +76,7 @@ pub(super) fn answer_reserve(reserved: Result<(), NotReserved>) -> Result<Answer
 pub(super) fn heard(answer: &Answer) -> Option<Offered> {
     let Answer::Offered {
         offered,
-        crowding,
+        per_clone,
         clones,
     } = answer
     else {
@@ -90,12 +90,12 @@ pub(super) fn heard(answer: &Answer) -> Option<Offered> {
             Bottleneck::Pool => placement::Bottleneck::Pool,
             Bottleneck::Processor => placement::Bottleneck::Load,
         },
-        crowding: share(*crowding),
+        crowding: share(offered.clones),
     };
     let cost = f64::from(predicted.cost().0) / MILLION;
     Some(Offered {
         predicted,
-        limit: share(cost + f64::from(GRACE) * offered.per_clone),
+        limit: share(cost + f64::from(GRACE) * per_clone),
         taken: *clones,
     })
 }
@@ -110,7 +110,7 @@ pub(super) fn shown(predicted: &Prediction) -> message::Offered {
             placement::Bottleneck::Pool => Bottleneck::Pool,
             placement::Bottleneck::Load => Bottleneck::Processor,
         },
-        per_clone: 0.0,
+        clones: of_one(predicted.crowding),
     }
 }
 
@@ -127,11 +127,8 @@ pub(super) fn limit_heard(at_most: f64) -> Option<Share> {
 fn told(offered: &Offered) -> Answer {
     let further = of_one(offered.limit) - of_one(offered.predicted.cost());
     Answer::Offered {
-        offered: message::Offered {
-            per_clone: further / f64::from(GRACE),
-            ..shown(&offered.predicted)
-        },
-        crowding: of_one(offered.predicted.crowding),
+        offered: shown(&offered.predicted),
+        per_clone: further / f64::from(GRACE),
         clones: offered.taken,
     }
 }

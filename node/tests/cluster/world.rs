@@ -252,7 +252,10 @@ impl Machine {
         token: Option<&Token>,
     ) -> anyhow::Result<(Config, Parts)> {
         let config = Config {
-            storage: StorageChoice::Directory(PathBuf::from("/in/memory")),
+            storage: StorageChoice::Directory {
+                path: PathBuf::from("/in/memory"),
+                size: None,
+            },
             config_dir: self.resources.path().to_owned(),
             network_address: "127.0.0.1".parse().map_err(anyhow::Error::msg)?,
             api_port: port,
