@@ -226,7 +226,10 @@ impl World {
         let machine = &self.machines[index];
         let inner = machine.inner();
         let config = Config {
-            storage: StorageChoice::Directory(PathBuf::from("/in/memory")),
+            storage: StorageChoice::Directory {
+                path: PathBuf::from("/in/memory"),
+                size: None,
+            },
             config_dir: self.directory.path().join("resources"),
             network_address: machine.address.ip().to_string().parse().unwrap(),
             api_port: machine.address.port(),
