@@ -82,6 +82,9 @@ fn the_seeds_that_are_asked_for_hold() {
                     if seed >= start + count {
                         return;
                     }
+                    if seed > start && (seed - start).is_multiple_of(1000) {
+                        println!("{} seeds so far", seed - start);
+                    }
                     let report = story::live(seed).report();
                     if !report.is_empty() {
                         print!("{report}");
