@@ -24,4 +24,4 @@ crowd nodes="300" minutes="10":
 
 # whole nodes in a simulation: `just sim SEED` tells one seed in full (the nodes' log with RUST_LOG=info); `just sim 0 10000` tries many
 sim seed count="1":
-    ZDAP_SIM_START={{seed}} ZDAP_SIM_COUNT={{count}} cargo nextest run -p zdap-node --test sim --run-ignored only --no-capture
+    ZDAP_SIM_START={{seed}} ZDAP_SIM_COUNT={{count}} cargo test --quiet -p zdap-node --test sim -- --ignored --nocapture
