@@ -60,19 +60,22 @@ struct Crowd {
 }
 
 async fn start(nodes: usize) -> Crowd {
+    let machines: Vec<Machine> = (0..nodes)
+        .map(|number| Machine::new(format!("n{number}").leak()))
+        .collect();
+    let first = machines[0].start_with(Faults::none(), 0, None).await.unwrap();
+    let mut tokens = Vec::new();
+    for _ in 1..nodes {
+        tokens.push(first.token(Invited::Node).await);
+    }
     let mut crowd = Crowd {
-        machines: Vec::new(),
-        nodes: Vec::new(),
+        machines,
+        nodes: vec![first],
     };
-    for number in 0..nodes {
-        let machine = Machine::new(format!("n{number}").leak());
-        let token = match crowd.nodes.first() {
-            None => None,
-            Some(first) => Some(first.token(Invited::Node).await),
-        };
-        let node = machine.start_with(Faults::none(), 0, token.as_ref()).await;
-        crowd.nodes.push(node.unwrap());
-        crowd.machines.push(machine);
+    for (machine, token) in crowd.machines.iter().skip(1).zip(&tokens) {
+        crowd
+            .nodes
+            .push(machine.start_with(Faults::none(), 0, Some(token)).await.unwrap());
     }
     crowd
 }
