@@ -22,6 +22,7 @@ mod user;
 
 use std::cmp::Reverse;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use chrono::SubsecRound;
 use futures_util::future::join_all;
@@ -194,9 +195,30 @@ async fn make_clone(
     let Target { cluster, node } = target;
     context.note_maker(cluster);
     let progress = |step: Progress| output.doing(step.stage);
+    let doubt = Doubt {
+        output,
+        is_open: AtomicBool::new(false),
+    };
     Ok(cluster
-        .create_clone(resource, snapshot, node.clone(), progress)
+        .create_clone(resource, snapshot, node.clone(), &doubt.is_open, progress)
         .await?)
+}
+
+/// Whether a clone may be there that we were not told of. However the command goes on or ends, it is said.
+struct Doubt<'a> {
+    output: &'a Output,
+    is_open: AtomicBool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if *self.is_open.get_mut() {
+            self.output.warn(
+                "the clone may have been made all the same: `zdap list clones --all` shows it once all nodes answer, \
+                 and `zdap destroy` gives it back",
+            );
+        }
+    }
 }
 
 /// Returns the newest of our clones that the words fit.

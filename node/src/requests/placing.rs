@@ -25,7 +25,7 @@ use super::asker::{Asker, Scope};
 use super::bidding::NotReserved;
 use super::finding::{Bounded, Search, search};
 use super::making::Wanted;
-use super::{Answered, bidding, listing, making, resource_named};
+use super::{Answered, Made, bidding, listing, making, resource_named};
 use crate::clones::as_many_as_allowed;
 use crate::gossip::MemberState;
 use crate::node::Node;
@@ -91,10 +91,12 @@ pub(super) async fn clone(
         match make(node, &at, asker, &wanted).await {
             Ok(answered) => {
                 *placed = view_of(&answered);
-                return Ok(Answered {
-                    made: None,
-                    ..answered
+                // Who asks again has lost the one that made it: nobody else takes it back when it is no longer wanted.
+                let made = placed.as_ref().filter(|_| is_retry).map(|clone| Made {
+                    clone: clone.id.clone(),
+                    node: clone.node.clone(),
                 });
+                return Ok(Answered { made, ..answered });
             }
             Err(NotMade { refusal, is_lost }) => {
                 if !is_lost {
