@@ -267,3 +267,47 @@ async fn all_nodes_are_learned_from_one_and_any_of_them_serves_from_then_on() {
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains(&gone) && text.contains(&second_address), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_refuses_hides_no_other() {
+    let home = tempfile::tempdir().unwrap();
+    let refusing = Arc::new(Mutex::new(Vec::new()));
+    let mut nodes = Vec::new();
+    for name in ["db1", "db2"] {
+        let (ca, told) = (ca(), refusing.clone());
+        let says: Says = Arc::new(move |request| match told.lock().unwrap().contains(&name) {
+            true => Some(Reply::Refused(Refusal::new(RefusalKind::Failed, "on fire"))),
+            false if matches!(request, Request::ListNodes) => Some(Reply::Done(Answer::Nodes(vec![view(
+                name,
+                &format!("{name}:43210"),
+            )]))),
+            false => Some(Reply::Done(Answer::Resources(Vec::new()))),
+        });
+        let node = Process::start(&ca, name, says);
+        keep(home.path(), &ada(&ca));
+        let added = zdap(home.path(), &["add", "origin", &node.address]).await;
+        assert_eq!(added.status.code(), Some(0), "{added:?}");
+        nodes.push(node);
+    }
+    refusing.lock().unwrap().push("db1");
+    for (list, shown) in [
+        (&["list", "nodes"][..], "db2"),
+        (&["list", "resources"], ""),
+        (&["list", "resources", "@db2"], ""),
+    ] {
+        let output = zdap(home.path(), list).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{list:?}: {said}");
+        assert!(said.contains(&format!("{}: on fire", nodes[0].address)), "{said}");
+        assert!(String::from_utf8(output.stdout).unwrap().contains(shown));
+    }
+    refusing.lock().unwrap().push("db2");
+    for list in [
+        &["list", "nodes"][..],
+        &["list", "resources"],
+        &["list", "clones", "@db2"],
+    ] {
+        let output = zdap(home.path(), list).await;
+        assert_eq!(output.status.code(), Some(1), "{list:?}: {output:?}");
+    }
+}

@@ -78,7 +78,7 @@ impl Cluster {
                 Err(error) => error,
             };
             match &error {
-                NodeError::Connect(_) => {
+                NodeError::Connect(lost) if !lost.is_definite() => {
                     doubt.store(true, Ordering::Relaxed);
                     doubted_until.get_or_insert_with(|| Instant::now() + DOUBT_DEADLINE);
                 }
@@ -86,7 +86,8 @@ impl Cluster {
                 NodeError::Refused { refusal, .. } if refusal.kind != RefusalKind::Unavailable => {
                     doubt.store(false, Ordering::Relaxed);
                 }
-                NodeError::Refused { .. }
+                NodeError::Connect(_)
+                | NodeError::Refused { .. }
                 | NodeError::Misunderstood { .. }
                 | NodeError::OtherAnswer { .. }
                 | NodeError::Cut { .. }

@@ -34,6 +34,7 @@ use crate::cli::{Add, Command, List, Remove, Set};
 use crate::cluster::{Cluster, Created};
 use crate::context::Context;
 use crate::error::{Failure, Kind};
+use crate::node::NodeError;
 use crate::origin::{Reached, Silent, Target};
 use crate::output::Output;
 use crate::words::Words;
@@ -82,6 +83,30 @@ pub async fn run(context: &Context<'_>, command: Command) -> Result<ExitCode, Fa
     Ok(ExitCode::SUCCESS)
 }
 
+/// Asks the clusters. Those that do not answer are named; where none does, the first says why.
+async fn ask_each<T>(
+    output: &Output,
+    targets: &[Target],
+    ask: impl AsyncFn(&Target) -> Result<T, NodeError>,
+) -> Result<Vec<T>, Failure> {
+    let (mut answers, mut failed) = (Vec::new(), Vec::new());
+    let asked = targets.iter().map(|target| ask(target));
+    for (target, answer) in targets.iter().zip(join_all(asked).await) {
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(error) => failed.push((target, error)),
+        }
+    }
+    for (target, error) in failed {
+        if answers.is_empty() {
+            return Err(error.into());
+        }
+        let node = target.cluster.node().await;
+        output.warn(&Silent::failed(node.address(), &error).reason);
+    }
+    Ok(answers)
+}
+
 /// One clone and its cluster.
 #[derive(Debug, Clone)]
 struct Found {
@@ -111,10 +136,12 @@ async fn find_clones(
         target.cluster.clones(is_admin && is_wide).await
     });
     let (mut found, mut silent) = (Vec::new(), Vec::new());
-    for (target, answer) in targets.iter().zip(join_all(asked).await) {
+    let answers = join_all(asked).await;
+    let is_any_heard = answers.iter().any(Result::is_ok);
+    for (target, answer) in targets.iter().zip(answers) {
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if targets.len() > 1 => {
+            Err(error) if is_any_heard => {
                 let node = target.cluster.node().await;
                 silent.push(Silent::failed(node.address(), &error));
                 continue;
