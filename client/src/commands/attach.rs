@@ -138,7 +138,9 @@ async fn attach(
 async fn tell_replaced(context: &Context<'_>, replaced: &Replaced) {
     context.output.doing("looking for the clone that was replaced");
     let looking = async { Ok(is_there(context, replaced).await) };
-    let is_there = match context.until_stopped(looking).await {
+    let looked = context.until_stopped(looking).await;
+    context.output.rest();
+    let is_there = match looked {
         Ok(Some(false)) => return,
         Ok(Some(true)) => "is",
         Ok(None) | Err(_) => "may be",
