@@ -27,7 +27,7 @@ use super::asker::{Asker, Scope};
 use super::bidding::NotReserved;
 use super::finding::{Bounded, Search, search};
 use super::making::Wanted;
-use super::{Answered, bidding, listing, making, resource_named};
+use super::{Answered, Made, bidding, listing, making, resource_named};
 use crate::clones::as_many_as_allowed;
 use crate::gossip::MemberState;
 use crate::node::Node;
@@ -93,10 +93,12 @@ pub(super) async fn clone(
         match make(node, &at, asker, &wanted).await {
             Ok(answered) => {
                 *placed = settle(node, &wanted, &answered);
-                return Ok(Answered {
-                    made: None,
-                    ..answered
+                // Who asks again has lost the one that made it: nobody else takes it back when it is no longer wanted.
+                let made = placed.as_ref().filter(|_| wanted.attempt > 0).map(|found| Made {
+                    clone: found.clone.id.clone(),
+                    node: found.clone.node.clone(),
                 });
+                return Ok(Answered { made, ..answered });
             }
             Err(NotMade { refusal, is_lost }) => {
                 if !is_lost {
