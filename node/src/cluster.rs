@@ -433,6 +433,56 @@ const LEAVING: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gossip::Member;
+
+    fn opened(state_dir: &Path) -> (Cluster, Driver) {
+        Cluster::open(
+            state_dir,
+            ClusterId::random(),
+            "a".parse().unwrap(),
+            "10.0.0.1:1".parse().unwrap(),
+            "a:1".to_owned(),
+            GossipSetup::default(),
+        )
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_that_the_gossip_forgets_stays_known_as_down_also_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cluster, _driver) = opened(directory.path());
+        let c: NodeName = "c".parse().unwrap();
+        let met = Member {
+            name: c.clone(),
+            address: "10.0.0.3:1".parse().unwrap(),
+            state: MemberState::Alive,
+            epoch: 7,
+            age: Duration::ZERO,
+        };
+        let news = vec![News::Member(met), News::Forgotten(c.clone())];
+        cluster.board.hear(news, Vec::new);
+        assert_eq!(cluster.view().members[&c].state, MemberState::Down);
+        assert_eq!(cluster.missed(), None);
+
+        let mut keeping = tokio::spawn(cluster.keep_members());
+        while Files::of(directory.path()).members().unwrap().is_empty() {
+            let waited = timeout(Duration::from_millis(1), &mut keeping).await;
+            assert!(waited.is_err(), "keeping has ended");
+        }
+        keeping.abort();
+        let (again, _driver) = opened(directory.path());
+        let seen = &again.view().members[&c];
+        assert_eq!(
+            (seen.state, seen.host_port().as_str()),
+            (MemberState::Down, "10.0.0.3:1")
+        );
+        assert_eq!(
+            again.missed().as_deref(),
+            Some("10.0.0.3:1"),
+            "not met in this life"
+        );
+        assert_eq!(again.untold().as_deref(), Some("node `c`"));
+    }
 
     #[test]
     fn an_epoch_goes_up_also_when_the_clock_was_put_back() {

@@ -73,18 +73,18 @@ mod tests {
     #[test]
     fn what_could_not_be_written_counts_and_is_written_when_it_is_tried_again() {
         let directory = tempfile::tempdir().unwrap();
-        let state_dir = directory.path().join("state");
-        let files = Files::of(&state_dir);
+        let files = Files::of(directory.path());
         let names = Names::open(&files, "revoked").unwrap();
         let ada = BTreeSet::from(["ada".parse().unwrap()]);
         assert!(names.add(&ada));
-        // There is no such directory yet.
+        let file = directory.path().join("revoked");
+        std::fs::create_dir(&file).unwrap();
         names.write().unwrap_err();
         assert_eq!(names.all(), ada);
         assert!(!names.add(&ada));
         names.write().unwrap_err();
 
-        std::fs::create_dir(&state_dir).unwrap();
+        std::fs::remove_dir(&file).unwrap();
         names.write().unwrap();
         assert_eq!(Names::open(&files, "revoked").unwrap().all(), ada);
     }

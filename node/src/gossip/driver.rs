@@ -332,3 +332,69 @@ const OTHER_SOURCES: usize = 2;
 /// Each node of a large cluster asks within a time that lets the origin answer a hundred a second.
 const SPREAD_PER_NODE: Duration = Duration::from_millis(10);
 const MOST_SPREAD: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use chrono::Utc;
+    use zdap_proto::digest::NodeDigest;
+    use zdap_proto::identity::{ClusterCa, Subject};
+    use zdap_proto::transport;
+
+    use super::*;
+    use crate::cluster::{Cluster, GossipSetup};
+
+    fn driving(state_dir: &Path) -> Driving {
+        let ca = ClusterCa::found(Utc::now()).unwrap();
+        let name: NodeName = "a".parse().unwrap();
+        let subject = Subject::Node(name.clone());
+        let identity = ca.identity(&subject, Duration::from_hours(1), Utc::now());
+        let (_, driver) = Cluster::open(
+            state_dir,
+            ca.cluster().clone(),
+            name,
+            "127.0.0.1:1".parse().unwrap(),
+            "127.0.0.1:1".to_owned(),
+            GossipSetup::default(),
+        )
+        .unwrap();
+        let certified = watch::Sender::new(identity.unwrap());
+        Driving {
+            gossip: driver.gossip,
+            rng: driver.rng,
+            board: driver.board,
+            links: Links::new(transport::client_endpoint().unwrap(), certified.subscribe()),
+            asks: driver.asks,
+            unwritten: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_after_a_generation_that_cannot_be_written_down_until_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut driving = driving(directory.path());
+        let later = driving.gossip.me().epoch() + 9;
+        let other = tempfile::tempdir().unwrap();
+        let mut knowledge = self::driving(other.path()).gossip.knowledge();
+        knowledge.cluster = driving.gossip.knowledge().cluster;
+        knowledge.members.clear();
+        knowledge.digests = vec![NodeDigest {
+            node: driving.gossip.me().name().clone(),
+            generation: later,
+            sequence: 1,
+            report: NodeReport::default(),
+        }];
+        let file = directory.path().join("generation");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        driving.gossip.learn(knowledge, now()).unwrap();
+        assert!(driving.act().is_err());
+        assert!(driving.act().is_err(), "it is not forgotten");
+
+        std::fs::remove_dir(&file).unwrap();
+        assert!(driving.act().is_ok());
+        let written = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(written.trim(), (later + 1).to_string());
+    }
+}
