@@ -10,6 +10,7 @@ mod keeping;
 mod names;
 pub(crate) mod namesake;
 pub mod report;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -34,75 +35,10 @@ use zdap_proto::transport;
 pub(crate) use self::board::{Board, News, Pulling};
 use self::files::{Files, Remembered};
 use self::names::Names;
+pub use self::view::{Heard, Seen, View};
 use crate::catalog::{Catalog, Facts, Ledger};
 use crate::gossip::driver::{Command, Driver, Packet};
 use crate::gossip::{Gossip, MemberState, Peer, Settings, streams};
-
-/// What a node believes of the cluster.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// Who believes it.
-    pub me: NodeName,
-    /// All nodes that were ever known, this one included: what a node has stays, however long it is down.
-    pub members: BTreeMap<NodeName, Seen>,
-}
-
-/// A node as it is seen.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// Where its packets go.
-    pub address: SocketAddr,
-    /// How it is.
-    pub state: MemberState,
-    /// Its life; it grows when the node starts, and when it was given up and came back. 0 until something is heard of it.
-    pub epoch: u64,
-    /// The newest digest that was heard.
-    pub digest: Option<Heard>,
-    /// What it last told of itself, as far as it has come.
-    pub catalog: Option<Arc<Catalog>>,
-}
-
-/// A digest, and when it came by this machine's clock.
-#[derive(Debug, Clone)]
-pub struct Heard {
-    /// It.
-    pub digest: NodeDigest,
-    /// When it came; of this node itself, when it was last looked at.
-    pub at: Instant,
-}
-
-impl Seen {
-    /// Returns where clients and nodes connect, `host:port`, as the node itself says.
-    pub fn host_port(&self) -> String {
-        match &self.catalog {
-            Some(catalog) => catalog.facts.address.clone(),
-            None => self.address.to_string(),
-        }
-    }
-
-    /// A node that was met in an earlier life of this one.
-    fn before(address: SocketAddr) -> Self {
-        Self {
-            address,
-            state: MemberState::Down,
-            epoch: 0,
-            digest: None,
-            catalog: None,
-        }
-    }
-
-    /// Whether something was heard of it in this life.
-    fn is_met(&self) -> bool {
-        self.epoch > 0
-    }
-
-    /// Whether its digest tells of a catalog that is not held.
-    fn is_stale(&self) -> bool {
-        let wanted = self.digest.as_ref().map(|heard| &heard.digest.report);
-        let held = self.catalog.as_ref().map(|catalog| catalog.hash);
-        wanted.is_some_and(|report| report.catalog_version > 0 && Some(report.catalog_hash) != held)
-    }
-}
 
 /// How the gossip runs.
 #[derive(Debug)]

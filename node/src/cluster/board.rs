@@ -13,7 +13,7 @@ use zdap_proto::name::{NodeName, UserName};
 
 use super::files::{Files, Remembered};
 use super::names::Names;
-use super::{Heard, Seen, View};
+use super::{Seen, View};
 use crate::catalog::{Catalog, Hash, Ledger};
 use crate::gossip::{Member, MemberState};
 
@@ -184,42 +184,5 @@ impl Drop for Pulling {
     fn drop(&mut self) {
         let mut pulling = self.board.pulling.lock().unwrap_or_else(PoisonError::into_inner);
         pulling.remove(&self.of);
-    }
-}
-
-impl View {
-    /// Returns whether the member is new.
-    fn note(&mut self, member: Member) -> bool {
-        let Member {
-            name,
-            address,
-            state,
-            epoch,
-            ..
-        } = member;
-        match self.members.get_mut(&name) {
-            Some(seen) => {
-                (seen.address, seen.state, seen.epoch) = (address, state, epoch);
-                false
-            }
-            None => {
-                let seen = Seen {
-                    address,
-                    state,
-                    epoch,
-                    digest: None,
-                    catalog: None,
-                };
-                self.members.insert(name, seen);
-                true
-            }
-        }
-    }
-
-    /// What a node says before it is a member is found when it is one.
-    fn overhear(&mut self, digest: NodeDigest, at: Instant) {
-        if let Some(seen) = self.members.get_mut(&digest.node) {
-            seen.digest = Some(Heard { digest, at });
-        }
     }
 }
