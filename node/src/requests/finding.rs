@@ -51,14 +51,29 @@ impl<K, V> Default for Bounded<K, V> {
 
 impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     pub(super) fn insert(&mut self, key: K, value: V) {
+        self.insert_sparing(key, value, |_| false);
+    }
+
+    /// Inserts, and lets go of no value that is to be spared, even if there are too many then.
+    pub(super) fn insert_sparing(&mut self, key: K, value: V, is_spared: impl Fn(&V) -> bool) {
         if self.values.insert(key.clone(), value).is_some() {
             return;
         }
         self.order.push_back(key);
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.values.remove(&oldest);
+        while self.order.len() > REMEMBERED {
+            let may_go = |key: &K| !self.values.get(key).is_some_and(&is_spared);
+            let Some(oldest) = self.order.iter().position(may_go) else {
+                return;
+            };
+            if let Some(oldest) = self.order.remove(oldest) {
+                self.values.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &K) {
+        if self.values.remove(key).is_some() {
+            self.order.retain(|other| other != key);
         }
     }
 
@@ -230,5 +245,26 @@ mod tests {
         assert_eq!((bounded.get(&0), bounded.get(&1)), (None, Some(&2)));
         assert_eq!(bounded.order.len(), REMEMBERED);
         assert_eq!(bounded.values.len(), REMEMBERED);
+    }
+
+    #[test]
+    fn what_is_spared_stays_and_goes_once_it_is_not() {
+        let mut bounded = Bounded::default();
+        for number in 0..2 * REMEMBERED {
+            bounded.insert_sparing(number, number, |number| *number == 0);
+        }
+        assert_eq!((bounded.get(&0), bounded.get(&1)), (Some(&0), None));
+        assert_eq!(bounded.order.len(), REMEMBERED);
+        for number in 0..=REMEMBERED {
+            bounded.insert_sparing(number, number, |_| true);
+        }
+        assert!(bounded.order.len() > REMEMBERED);
+        bounded.insert(usize::MAX, 0);
+        assert_eq!(bounded.order.len(), REMEMBERED);
+        bounded.remove(&usize::MAX);
+        assert_eq!(
+            (bounded.order.len(), bounded.values.len()),
+            (REMEMBERED - 1, REMEMBERED - 1)
+        );
     }
 }

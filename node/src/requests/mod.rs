@@ -213,7 +213,8 @@ pub async fn undo(node: &Arc<Node>, made: &Made) {
         .ask_patiently(&made.node, itself, &request, |_| {})
         .await
     {
-        tracing::warn!(clone = %made.clone, %error, "take back a clone that nobody waits for");
+        tracing::warn!(clone = %made.clone, %error, "a clone that nobody waits for goes when its node is back");
+        node.placing.unwanted.note(made);
     }
 }
 
