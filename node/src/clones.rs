@@ -487,7 +487,8 @@ enum Admission {
 /// Refuses a clone to somebody who has `most` of the resource.
 pub fn as_many_as_allowed(owner: &UserName, resource: &ResourceName, most: u32) -> Refusal {
     Refusal::new(
-        RefusalKind::Full,
+        // Of all nodes, so that none of them is of any help.
+        RefusalKind::Conflict,
         format!("`{owner}` has {most} clones of `{resource}` already, as many as are allowed"),
     )
     .with_hint("`zdap list clones` shows them; `zdap destroy CLONE_ID` gives one back")

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use quinn::{Connection, ConnectionError, Endpoint};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -15,7 +16,7 @@ use zdap_proto::control::{CallError, call_on_behalf_of};
 use zdap_proto::frame::FrameError;
 use zdap_proto::identity::{Identity, Subject};
 use zdap_proto::message::{Answer, Progress, Request};
-use zdap_proto::name::NodeName;
+use zdap_proto::name::{NodeName, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
 
@@ -30,7 +31,15 @@ pub struct Peers {
     /// Renewed now and then.
     identity: watch::Receiver<Identity>,
     view: watch::Receiver<Arc<View>>,
-    kept: Mutex<HashMap<(NodeName, Purpose), Arc<Slot>>>,
+    kept: Mutex<HashMap<Way, Arc<Slot>>>,
+}
+
+/// What has a connection of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Way {
+    to: NodeName,
+    purpose: Purpose,
+    of: Option<UserName>,
 }
 
 /// Where the connection to one node is kept; who holds the lock is dialling.
@@ -38,10 +47,21 @@ type Slot = tokio::sync::Mutex<Kept>;
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// The connection, and the address that it leads to.
-    open: Option<(Connection, String)>,
+    open: Option<Open>,
     /// When there was none to be had, and why.
     failed: Option<(Instant, Arc<ConnectError>)>,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// Closed when nobody has it any more.
+    connection: Weak<Connection>,
+    /// Unless it is kept for the next one.
+    _held: Option<Arc<Connection>>,
+    /// The address that it leads to.
+    address: String,
+    /// When the certificate ends that it was opened with; the other node takes nothing more over it then.
+    certified_until: DateTime<Utc>,
 }
 
 /// Why another node has not done what it was asked. Displayed with the node's name; what is wrong with it is [`Trouble`].
@@ -153,33 +173,27 @@ impl Peers {
         }
     }
 
-    /// Returns a connection to `node`, the kept one if there is one, and whether it was made just now.
-    pub async fn connection(
-        self: &Arc<Self>,
-        node: &NodeName,
-        purpose: Purpose,
-    ) -> Result<(Connection, bool), PeerError> {
-        let slot = self.slot(node, purpose);
+    /// Returns the connection for `way`, the one that is there if it can be used, and whether it was made just now.
+    pub async fn connection(self: &Arc<Self>, way: &Way) -> Result<(Arc<Connection>, bool), PeerError> {
+        let slot = self.slot(way);
         if let Ok(kept) = slot.try_lock()
-            && let Some(connection) = kept.good(&self.address(node)?)
+            && let Some(connection) = self.good(&kept, &self.address(&way.to)?)
         {
             return Ok((connection, false));
         }
         // In a task of its own: whoever waits for a connection only briefly leaves it for the next one.
-        let (peers, dialled) = (Arc::clone(self), node.clone());
-        let dialling = tokio::spawn(async move { peers.dial(&dialled, purpose, &slot).await });
+        let (peers, dialled) = (Arc::clone(self), way.clone());
+        let dialling = tokio::spawn(async move { peers.dial(&dialled, &slot).await });
         match dialling.await {
             Ok(result) => result,
             // The node itself is coming to its end.
-            Err(_) => Err(Trouble::Lost(ConnectionError::LocallyClosed).of(node)),
+            Err(_) => Err(Trouble::Lost(ConnectionError::LocallyClosed).of(&way.to)),
         }
     }
 
     /// Returns the time to a node and back, if there is a connection to it.
     pub fn round_trip(&self, node: &NodeName) -> Option<Duration> {
-        let slot = self.slot(node, Purpose::Control);
-        let kept = slot.try_lock().ok()?;
-        Some(kept.open.as_ref()?.0.rtt())
+        Some(self.control(node)?.rtt())
     }
 
     async fn ask_again_if_lost(
@@ -189,8 +203,9 @@ impl Peers {
         request: &Request,
         mut progress: impl FnMut(Progress),
     ) -> Result<Answer, PeerError> {
+        let way = Way::control(node);
         loop {
-            let (connection, is_fresh) = self.connection(node, Purpose::Control).await?;
+            let (connection, is_fresh) = self.connection(&way).await?;
             let trouble = match call_on_behalf_of(&connection, asker, request, &mut progress).await {
                 Ok(answer) => return Ok(answer),
                 Err(CallError::Lost(_)) if !is_fresh => continue,
@@ -202,16 +217,12 @@ impl Peers {
         }
     }
 
-    async fn dial(
-        &self,
-        node: &NodeName,
-        purpose: Purpose,
-        slot: &Slot,
-    ) -> Result<(Connection, bool), PeerError> {
+    async fn dial(&self, way: &Way, slot: &Slot) -> Result<(Arc<Connection>, bool), PeerError> {
+        let node = &way.to;
         let began = Instant::now();
         let mut kept = slot.lock().await;
         let address = self.address(node)?;
-        if let Some(connection) = kept.good(&address) {
+        if let Some(connection) = self.good(&kept, &address) {
             return Ok((connection, false));
         }
         // What whoever dialled meanwhile has found out holds for all who waited.
@@ -221,7 +232,7 @@ impl Peers {
             return Err(Trouble::Unreachable(Arc::clone(source)).of(node));
         }
         let identity = self.identity.borrow().clone();
-        let connection = match connect(&self.endpoint, &identity, &address, purpose).await {
+        let connection = match connect(&self.endpoint, &identity, &address, way.purpose).await {
             Ok(connection) => connection,
             Err(error) => {
                 let source = Arc::new(error);
@@ -235,8 +246,14 @@ impl Peers {
             let found = found.map_or_else(|| "somebody else".to_owned(), |subject| subject.to_string());
             return Err(Trouble::Another { address, found }.of(node));
         }
+        let connection = Arc::new(connection);
         *kept = Kept {
-            open: Some((connection.clone(), address)),
+            open: Some(Open {
+                connection: Arc::downgrade(&connection),
+                _held: way.of.is_none().then(|| Arc::clone(&connection)),
+                address,
+                certified_until: identity.expires_at(),
+            }),
             failed: None,
         };
         Ok((connection, true))
@@ -262,20 +279,40 @@ impl Peers {
         }
     }
 
-    fn slot(&self, node: &NodeName, purpose: Purpose) -> Arc<Slot> {
+    fn slot(&self, way: &Way) -> Arc<Slot> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(kept.entry((node.clone(), purpose)).or_default())
+        if let Some(slot) = kept.get(way) {
+            return Arc::clone(slot);
+        }
+        // What is kept for nobody in particular stays; there is only one of each for a node.
+        kept.retain(|way, slot| way.of.is_none() || Arc::strong_count(slot) > 1 || is_open(slot));
+        Arc::clone(kept.entry(way.clone()).or_default())
+    }
+
+    /// Returns the connection if it still stands, leads to where the node is now, and was opened with the certificate that
+    /// this node has now. One that does not goes on for as long as its streams do.
+    fn good(&self, kept: &Kept, address: &str) -> Option<Arc<Connection>> {
+        let open = kept.open.as_ref()?;
+        let is_current =
+            open.address == address && open.certified_until == self.identity.borrow().expires_at();
+        open.standing().filter(|_| is_current)
+    }
+
+    /// Returns the connection that requests to a node go over, if there is one.
+    fn control(&self, node: &NodeName) -> Option<Arc<Connection>> {
+        let slot = self.slot(&Way::control(node));
+        let kept = slot.try_lock().ok()?;
+        kept.open.as_ref()?.connection.upgrade()
     }
 
     /// Returns the connection that requests to a node go over, and how many packets have come over it.
-    fn heard(&self, node: &NodeName) -> Option<(Connection, u64)> {
-        let slot = self.slot(node, Purpose::Control);
-        let connection = slot.try_lock().ok()?.open.as_ref()?.0.clone();
+    fn heard(&self, node: &NodeName) -> Option<(Arc<Connection>, u64)> {
+        let connection = self.control(node)?;
         let packets = connection.stats().udp_rx.datagrams;
         Some((connection, packets))
     }
 
-    fn forget_if_deaf(&self, node: &NodeName, before: Option<(Connection, u64)>) {
+    fn forget_if_deaf(&self, node: &NodeName, before: Option<(Arc<Connection>, u64)>) {
         if let Some((connection, packets)) = before
             && connection.stats().udp_rx.datagrams == packets
         {
@@ -295,12 +332,37 @@ impl Trouble {
     }
 }
 
-impl Kept {
-    /// Returns the connection if it still stands, and leads to where the node is now.
-    fn good(&self, address: &str) -> Option<Connection> {
-        let (connection, leads_to) = self.open.as_ref()?;
-        (connection.close_reason().is_none() && leads_to == address).then(|| connection.clone())
+impl Way {
+    /// For requests, of this node and of all who ask it.
+    pub fn control(to: &NodeName) -> Self {
+        Self {
+            to: to.clone(),
+            purpose: Purpose::Control,
+            of: None,
+        }
     }
+
+    /// For the tunnel streams of a user and of their relays, since streams that nobody reads hold up the others of the same
+    /// connection; or for those of a node.
+    pub fn tunnel(to: &NodeName, of: Option<&UserName>) -> Self {
+        Self {
+            to: to.clone(),
+            purpose: Purpose::Tunnel,
+            of: of.cloned(),
+        }
+    }
+}
+
+impl Open {
+    fn standing(&self) -> Option<Arc<Connection>> {
+        let connection = self.connection.upgrade()?;
+        connection.close_reason().is_none().then_some(connection)
+    }
+}
+
+fn is_open(slot: &Slot) -> bool {
+    slot.try_lock()
+        .is_ok_and(|kept| kept.open.as_ref().and_then(Open::standing).is_some())
 }
 
 /// An acknowledgement takes a round trip and at most 25 ms; three lost packets in a row are no accident.

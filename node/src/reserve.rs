@@ -122,18 +122,6 @@ impl Reservations {
         })
     }
 
-    /// Gives back a place that nobody takes any more.
-    pub fn release(&self, token: &RequestId, now: Instant) {
-        let mut tokens = self.lock(now);
-        if tokens
-            .promises
-            .get(token)
-            .is_some_and(|promise| promise.takers == 0)
-        {
-            tokens.promises.remove(token);
-        }
-    }
-
     /// Returns what this node says of itself: `figures`, and how many places are promised. Due again with each promise and
     /// each place that is dropped.
     pub fn report(&self, now: Instant, figures: impl FnOnce(&Tokens) -> NodeReport) -> NodeReport {

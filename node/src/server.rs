@@ -139,7 +139,8 @@ async fn connection(
     }
 }
 
-/// A node asks on behalf of everybody who is connected to it, over one connection for each purpose.
+/// A node asks on behalf of everybody who is connected to it over one connection, and passes on the tunnels of each user over
+/// one.
 fn widen(connection: &Connection, subject: &Subject, purpose: Purpose) {
     if matches!(subject, Subject::Node(_)) {
         connection.set_max_concurrent_bi_streams(NODE_STREAMS);
@@ -290,8 +291,27 @@ impl Asked {
 
     /// Writes a frame; a peer that is gone or does not read is nobody to tell.
     async fn reply(&mut self, reply: &Reply) {
-        let _ = timeout(REQUEST, frame::write(&mut self.send, reply, REPLY_CAP)).await;
+        let _ = timeout(REQUEST, self.send.write_all(&framed(reply))).await;
     }
+}
+
+/// Returns a reply as a frame; in place of one that is too long, or cannot be one, a refusal that says so.
+fn framed(reply: &Reply) -> Vec<u8> {
+    let error = match frame::encode(reply, REPLY_CAP) {
+        Ok(frame) => return frame,
+        Err(error) => error,
+    };
+    tracing::error!(%error, "a reply cannot be sent");
+    let refusal = Refusal::new(
+        RefusalKind::Failed,
+        format!(
+            "the answer cannot be sent: {}",
+            zdap_proto::refusal::chain(&error)
+        ),
+    )
+    .with_hint("name a resource to ask for less");
+    // Of a few hundred bytes.
+    frame::encode(&Reply::Refused(refusal), REPLY_CAP).unwrap_or_default()
 }
 
 /// `spec.md`: SIGTERM lets running requests finish for 10 s.
@@ -309,3 +329,22 @@ const NODE_STREAMS: VarInt = VarInt::from_u32(16 * 1024);
 const NODE_TUNNEL_WINDOW: VarInt = VarInt::from_u32(512 * 1024 * 1024);
 /// Progress is news only for a moment.
 const STEPS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use zdap_proto::message::{Answer, TokenText};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_too_long_is_refused_and_not_lost() {
+        let answer = Reply::Done(Answer::Token(TokenText("x".repeat(REPLY_CAP))));
+        let frame = framed(&answer);
+        let reply: Reply = frame::decode(&frame[4..]).unwrap();
+        let Reply::Refused(refusal) = reply else {
+            panic!("{reply:?}")
+        };
+        assert!(refusal.message.contains("over the limit"), "{refusal}");
+        assert!(refusal.hint.is_some_and(|hint| hint.contains("resource")));
+    }
+}

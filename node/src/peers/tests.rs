@@ -9,18 +9,19 @@ use chrono::Utc;
 use futures_util::future::join_all;
 use quinn::Endpoint;
 use tokio::sync::watch;
-use zdap_proto::identity::{ClusterCa, Subject};
+use zdap_proto::identity::{ClusterCa, Identity, Subject};
 use zdap_proto::message::Request;
 use zdap_proto::name::NodeName;
-use zdap_proto::transport::{self, Purpose};
+use zdap_proto::transport;
 
-use super::{Peers, Trouble};
+use super::{Peers, Trouble, Way};
 use crate::cluster::{Seen, View};
 use crate::gossip::MemberState;
 
 struct World {
     ca: ClusterCa,
     view: watch::Sender<Arc<View>>,
+    certified: watch::Sender<Identity>,
     peers: Arc<Peers>,
 }
 
@@ -37,10 +38,12 @@ impl World {
             members: BTreeMap::new(),
         }));
         let endpoint = transport::client_endpoint().unwrap();
-        let peers = Peers::new(endpoint, watch::Sender::new(me).subscribe(), view.subscribe());
+        let certified = watch::Sender::new(me);
+        let peers = Peers::new(endpoint, certified.subscribe(), view.subscribe());
         Self {
             ca,
             view,
+            certified,
             peers: Arc::new(peers),
         }
     }
@@ -76,7 +79,7 @@ impl World {
     }
 
     async fn connect(&self) -> Result<(usize, bool), Trouble> {
-        let connection = self.peers.connection(&name("b"), Purpose::Control).await;
+        let connection = self.peers.connection(&Way::control(&name("b"))).await;
         match connection {
             Ok((connection, is_fresh)) => Ok((connection.stable_id(), is_fresh)),
             Err(error) => Err(error.trouble),
@@ -102,16 +105,49 @@ async fn a_connection_that_is_closed_or_leads_where_the_node_was_is_replaced() {
     let world = World::new();
     let (_first, address) = world.serve("b");
     world.tell(address, MemberState::Alive);
-    let (connection, _) = world
-        .peers
-        .connection(&name("b"), Purpose::Control)
-        .await
-        .unwrap();
+    let (connection, _) = world.peers.connection(&Way::control(&name("b"))).await.unwrap();
     connection.close(0_u32.into(), b"");
     assert!(world.connect().await.unwrap().1, "made anew");
     let (_second, address) = world.serve("b");
     world.tell(address, MemberState::Alive);
     assert!(world.connect().await.unwrap().1, "made anew");
+}
+
+#[tokio::test]
+async fn with_a_new_certificate_the_node_connects_anew_and_what_runs_over_the_old_connection_goes_on() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    let way = Way::control(&name("b"));
+    let (old, _) = world.peers.connection(&way).await.unwrap();
+    let renewed = world.ca.identity(&Subject::Node(name("a")), 2 * HOUR, Utc::now());
+    world.certified.send_replace(renewed.unwrap());
+    let (new, is_fresh) = world.peers.connection(&way).await.unwrap();
+    assert!(is_fresh);
+    assert_ne!(old.stable_id(), new.stable_id());
+    assert_eq!(old.close_reason(), None);
+    assert!(!world.connect().await.unwrap().1);
+}
+
+#[tokio::test]
+async fn the_tunnels_of_each_user_have_a_connection_that_goes_with_the_last_of_them() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    let tunnel = async |user: &str| {
+        let way = Way::tunnel(&name("b"), Some(&user.parse().unwrap()));
+        world.peers.connection(&way).await.unwrap()
+    };
+    let (first, _) = tunnel("ada").await;
+    let (second, is_fresh) = tunnel("ada").await;
+    assert_eq!((first.stable_id(), is_fresh), (second.stable_id(), false));
+    let (of_bob, is_fresh) = tunnel("bob").await;
+    assert!(is_fresh);
+    drop((first, second));
+    assert!(tunnel("ada").await.1, "the connection was closed");
+    assert_eq!(of_bob.close_reason(), None);
+    tunnel("carl").await;
+    assert_eq!(world.peers.kept.lock().unwrap().len(), 2, "of bob and of carl");
 }
 
 #[tokio::test]
@@ -121,7 +157,7 @@ async fn whoever_else_is_at_the_nodes_address_is_told_from_it() {
     world.tell(address, MemberState::Alive);
     let error = world
         .peers
-        .connection(&name("b"), Purpose::Control)
+        .connection(&Way::control(&name("b")))
         .await
         .unwrap_err();
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Who asks, whom the request is for, and what they may.
 
 use zdap_proto::identity::{Peer, Subject};
-use zdap_proto::message::CloneRecord;
+use zdap_proto::message::{CloneRecord, Request};
 use zdap_proto::name::{CloneId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -53,10 +53,10 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// A relay may reach the database of its one clone, and ask for nothing.
+    /// What a relay would make would be its owner's.
     pub(super) fn of(subject: &Subject) -> Result<Self, Refusal> {
         let name = match subject {
-            Subject::User(name) | Subject::Admin(name) => name.clone(),
+            Subject::User(name) | Subject::Admin(name) | Subject::Relay { owner: name, .. } => name.clone(),
             // What a node does by itself is owned by its name.
             Subject::Node(name) => name.as_str().parse().map_err(|error| {
                 Refusal::new(
@@ -64,17 +64,23 @@ impl Asker {
                     format!("the node's name cannot own a clone: {error}"),
                 )
             })?,
-            Subject::Relay { clone, .. } => {
-                return Err(Refusal::new(
-                    RefusalKind::Forbidden,
-                    format!("the relay of `{clone}` may only reach its clone's database"),
-                ));
-            }
         };
         Ok(Self {
             subject: subject.clone(),
             name,
         })
+    }
+
+    /// A relay may reach the database of its one clone, and have its certificate renewed; it asks for nothing else.
+    pub(super) fn may_ask(&self, request: &Request) -> Result<(), Refusal> {
+        match (&self.subject, request) {
+            (Subject::Relay { .. }, Request::Renew { .. }) => Ok(()),
+            (Subject::Relay { clone, .. }, _) => Err(Refusal::new(
+                RefusalKind::Forbidden,
+                format!("the relay of `{clone}` may only reach its clone's database"),
+            )),
+            (Subject::User(_) | Subject::Admin(_) | Subject::Node(_), _) => Ok(()),
+        }
     }
 
     pub(super) fn is_node(&self) -> bool {

@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
 use zdap_proto::message::{Answer, CloneRecord, CloneView, FoundClone, Request, SilentNode, Sought};
 use zdap_proto::name::{CloneId, NodeName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
@@ -15,9 +16,18 @@ use crate::gossip::MemberState;
 use crate::node::Node;
 use crate::peers::{PeerError, Trouble};
 
-/// Where the clones of other nodes are, of as many as fit: a clone never moves.
+/// Where the clones of other nodes are, of as many as fit: a clone never moves. And what came of the latest searches.
 #[derive(Debug, Default)]
-pub struct Located(Mutex<Bounded<CloneId, NodeName>>);
+pub struct Located {
+    known: Mutex<Bounded<CloneId, NodeName>>,
+    searches: Mutex<Bounded<CloneId, Arc<Searched>>>,
+}
+
+/// When a clone was last looked for, and what came of it; who holds the lock is searching.
+type Searched = tokio::sync::Mutex<Option<(Instant, Whereabouts)>>;
+
+/// The node that has a clone; none if no node has.
+type Whereabouts = Result<Option<NodeName>, Refusal>;
 
 impl Located {
     pub(super) fn note(&self, clone: &CloneId, node: &NodeName) {
@@ -28,8 +38,35 @@ impl Located {
         self.bounded().get(clone).cloned()
     }
 
+    /// Makes one `search` for all who look for the same clone meanwhile. That it is nowhere holds for a moment longer: an id is
+    /// told to nobody before there is a clone.
+    async fn shared(&self, clone: &CloneId, search: impl Future<Output = Whereabouts>) -> Whereabouts {
+        let began = Instant::now();
+        let searched = self.searched(clone);
+        let mut last = searched.lock().await;
+        if let Some((ended, found)) = &*last
+            && (*ended > began || matches!(found, Ok(None)) && ended.elapsed() < NOWHERE)
+        {
+            return found.clone();
+        }
+        let found = search.await;
+        *last = Some((Instant::now(), found.clone()));
+        found
+    }
+
+    fn searched(&self, clone: &CloneId) -> Arc<Searched> {
+        let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(searched) = searches.get(clone) {
+            return Arc::clone(searched);
+        }
+        let searched = Arc::default();
+        let is_running = |searched: &Arc<Searched>| Arc::strong_count(searched) > 1;
+        searches.insert_sparing(clone.clone(), Arc::clone(&searched), is_running);
+        searched
+    }
+
     fn bounded(&self) -> std::sync::MutexGuard<'_, Bounded<CloneId, NodeName>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,14 +88,29 @@ impl<K, V> Default for Bounded<K, V> {
 
 impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     pub(super) fn insert(&mut self, key: K, value: V) {
+        self.insert_sparing(key, value, |_| false);
+    }
+
+    /// Inserts, and lets go of no value that is to be spared, even if there are too many then.
+    pub(super) fn insert_sparing(&mut self, key: K, value: V, is_spared: impl Fn(&V) -> bool) {
         if self.values.insert(key.clone(), value).is_some() {
             return;
         }
         self.order.push_back(key);
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.values.remove(&oldest);
+        while self.order.len() > REMEMBERED {
+            let may_go = |key: &K| !self.values.get(key).is_some_and(&is_spared);
+            let Some(oldest) = self.order.iter().position(may_go) else {
+                return;
+            };
+            if let Some(oldest) = self.order.remove(oldest) {
+                self.values.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &K) {
+        if self.values.remove(key).is_some() {
+            self.order.retain(|other| other != key);
         }
     }
 
@@ -78,6 +130,10 @@ pub(crate) async fn elsewhere(node: &Node, clone: &CloneId) -> Result<Option<Nod
     {
         return Ok(Some(owner));
     }
+    node.located.shared(clone, search_everywhere(node, clone)).await
+}
+
+async fn search_everywhere(node: &Node, clone: &CloneId) -> Whereabouts {
     // Whoever is met while the others are asked is not asked.
     let missed = node.cluster.missed();
     let Search { found, silent } = search(node, Sought::Clone(clone.clone())).await;
@@ -211,6 +267,8 @@ fn unknown_whereabouts(clone: &CloneId, silent: &[SilentNode]) -> Refusal {
 
 /// Whoever has not answered by then is named as silent.
 pub(super) const ANSWERED: Duration = Duration::from_secs(3);
+/// Whoever asks for the same again and again costs the other nodes a question now and then.
+const NOWHERE: Duration = Duration::from_secs(2);
 /// A few hundred KiB.
 const REMEMBERED: usize = 4096;
 
@@ -230,5 +288,47 @@ mod tests {
         assert_eq!((bounded.get(&0), bounded.get(&1)), (None, Some(&2)));
         assert_eq!(bounded.order.len(), REMEMBERED);
         assert_eq!(bounded.values.len(), REMEMBERED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_look_for_one_clone_at_once_cause_one_search_and_nowhere_holds_for_a_moment() {
+        let (located, searches) = (Located::default(), std::cell::Cell::new(0));
+        let clone = CloneId::random(&"orders".parse().unwrap());
+        let look = |found: Whereabouts| {
+            located.shared(&clone, async {
+                searches.set(searches.get() + 1);
+                tokio::time::sleep(ANSWERED).await;
+                found
+            })
+        };
+        let silent = || Err(unknown_whereabouts(&clone, &[]));
+        let all = futures_util::future::join_all((0..8).map(|_| look(silent()))).await;
+        assert_eq!((all, searches.get()), (vec![silent(); 8], 1));
+        // Whoever was silent may answer the next time.
+        assert_eq!((look(Ok(None)).await, searches.get()), (Ok(None), 2));
+        assert_eq!((look(silent()).await, searches.get()), (Ok(None), 2));
+        tokio::time::advance(NOWHERE).await;
+        assert_eq!((look(silent()).await, searches.get()), (silent(), 3));
+    }
+
+    #[test]
+    fn what_is_spared_stays_and_goes_once_it_is_not() {
+        let mut bounded = Bounded::default();
+        for number in 0..2 * REMEMBERED {
+            bounded.insert_sparing(number, number, |number| *number == 0);
+        }
+        assert_eq!((bounded.get(&0), bounded.get(&1)), (Some(&0), None));
+        assert_eq!(bounded.order.len(), REMEMBERED);
+        for number in 0..=REMEMBERED {
+            bounded.insert_sparing(number, number, |_| true);
+        }
+        assert!(bounded.order.len() > REMEMBERED);
+        bounded.insert(usize::MAX, 0);
+        assert_eq!(bounded.order.len(), REMEMBERED);
+        bounded.remove(&usize::MAX);
+        assert_eq!(
+            (bounded.order.len(), bounded.values.len()),
+            (REMEMBERED - 1, REMEMBERED - 1)
+        );
     }
 }

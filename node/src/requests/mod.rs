@@ -75,10 +75,8 @@ pub async fn answer(
     let (subject, is_passed_on) = on_whose_behalf(peer, on_behalf_of)?;
     let scope = if is_passed_on { Scope::Here } else { Scope::Cluster };
     not_revoked(node, &subject)?;
-    if let Request::Renew { public_key } = &request {
-        return Ok(Answer::Certificate(certificates::renew(node, &subject, public_key)?).into());
-    }
     let asker = Asker::of(&subject)?;
+    asker.may_ask(&request)?;
     if scope == Scope::Cluster
         && let Some(clone) = concerned(&request)
         && let Some(owner) = elsewhere(node, clone).await?
@@ -213,7 +211,8 @@ pub async fn undo(node: &Arc<Node>, made: &Made) {
         .ask_patiently(&made.node, itself, &request, |_| {})
         .await
     {
-        tracing::warn!(clone = %made.clone, %error, "take back a clone that nobody waits for");
+        tracing::warn!(clone = %made.clone, %error, "a clone that nobody waits for goes when its node is back");
+        node.placing.unwanted.note(made);
     }
 }
 

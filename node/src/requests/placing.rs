@@ -4,8 +4,10 @@
 //! have been made on a node that was lost meanwhile is taken back when that node returns.
 
 mod asking;
+mod quota;
 mod stray;
 mod survey;
+mod unwanted;
 
 use std::io;
 use std::path::Path;
@@ -14,21 +16,21 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
-use zdap_proto::identity::Subject;
-use zdap_proto::message::{Answer, CloneState, Considered, FoundClone, Outcome, Sought, Stages};
+use zdap_proto::message::{Answer, Considered, FoundClone, Outcome, Sought, Stages};
 use zdap_proto::name::{NodeName, RequestId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
 use self::asking::{NotMade, ask_for_offers, make, note, outpaced, reserve};
+use self::quota::Quotas;
 pub use self::stray::take_back_strays;
 use self::stray::{Stray, Strays};
-use self::survey::Survey;
-use super::asker::{Asker, Scope};
+use self::survey::{Survey, real_name};
+pub(super) use self::unwanted::Unwanted;
+use super::asker::Asker;
 use super::bidding::NotReserved;
 use super::finding::{Bounded, Search, search};
 use super::making::Wanted;
-use super::{Answered, Made, bidding, listing, making, resource_named};
-use crate::clones::as_many_as_allowed;
+use super::{Answered, Made, bidding, making, resource_named};
 use crate::gossip::MemberState;
 use crate::node::Node;
 use crate::placement::{self, Choice, Debits, Reason};
@@ -38,7 +40,9 @@ use crate::placement::{self, Choice, Debits, Reason};
 pub struct Placing {
     debits: Mutex<Debits>,
     turns: Mutex<Bounded<(UserName, RequestId), Turn>>,
+    quotas: Quotas,
     strays: Strays,
+    pub(super) unwanted: Unwanted,
     /// Held by who chooses a node.
     choosing: tokio::sync::Mutex<()>,
     rng: Mutex<StdRng>,
@@ -54,7 +58,9 @@ impl Placing {
         Ok(Self {
             debits: Mutex::default(),
             turns: Mutex::default(),
+            quotas: Quotas::default(),
             strays: Strays::open(state_dir)?,
+            unwanted: Unwanted::open(state_dir)?,
             choosing: tokio::sync::Mutex::default(),
             rng: Mutex::new(rng),
         })
@@ -73,8 +79,18 @@ impl Placing {
             return Arc::clone(turn);
         }
         let turn = Turn::default();
-        turns.insert(key, Arc::clone(&turn));
+        let is_running = |turn: &Turn| Arc::strong_count(turn) > 1;
+        turns.insert_sparing(key, Arc::clone(&turn), is_running);
         turn
+    }
+
+    /// Forgets a turn that has led to nothing, unless the same request is made once more right now.
+    fn end_turn(&self, wanted: &Wanted, turn: &Turn) {
+        let mut turns = locked(&self.turns);
+        // Here and there.
+        if Arc::strong_count(turn) == 2 {
+            turns.remove(&(wanted.owner.clone(), wanted.request_id.clone()));
+        }
     }
 }
 
@@ -86,13 +102,36 @@ pub(super) async fn clone(
     wanted: Wanted,
     pinned: Option<NodeName>,
 ) -> Result<Answered, Refusal> {
-    let began = Instant::now();
+    if node.cluster.view().members.len() == 1 {
+        // What is wrong here is wrong everywhere, and is said in more words.
+        resource_named(node, &wanted.resource)?;
+    }
+    // Every node knows it by its name; an alias may be another's elsewhere.
+    let wanted = Wanted {
+        resource: real_name(node, &wanted.resource)?,
+        ..wanted
+    };
     let turn = node.placing.new_turn(&wanted.owner, &wanted.request_id);
+    let answered = in_turn(node, asker, &wanted, pinned, &turn).await;
+    if answered.is_err() {
+        node.placing.end_turn(&wanted, &turn);
+    }
+    answered
+}
+
+async fn in_turn(
+    node: &Arc<Node>,
+    asker: &Asker,
+    wanted: &Wanted,
+    pinned: Option<NodeName>,
+    turn: &Turn,
+) -> Result<Answered, Refusal> {
+    let began = Instant::now();
     let mut placed = turn.lock().await;
-    if let Some(at) = earlier(node, &wanted, placed.as_ref()).await? {
-        match make(node, &at, asker, &wanted).await {
+    if let Some(at) = earlier(node, wanted, placed.as_ref()).await? {
+        match make(node, &at, asker, wanted).await {
             Ok(answered) => {
-                *placed = settle(node, &wanted, &answered);
+                *placed = settle(node, wanted, &answered);
                 // Who asks again has lost the one that made it: nobody else takes it back when it is no longer wanted.
                 let made = placed.as_ref().filter(|_| wanted.attempt > 0).map(|found| Made {
                     clone: found.clone.id.clone(),
@@ -104,14 +143,22 @@ pub(super) async fn clone(
                 if !is_lost {
                     return Err(refusal);
                 }
-                node.placing.strays.note(Stray::new(&at, &wanted));
+                node.placing.strays.note(Stray::new(&at, wanted));
             }
         }
     }
 
-    let answered = place(node, asker, &wanted, pinned, began).await?;
-    *placed = settle(node, &wanted, &answered);
-    Ok(answered)
+    match place(node, asker, wanted, pinned, began).await {
+        Ok(answered) => {
+            *placed = settle(node, wanted, &answered);
+            Ok(answered)
+        }
+        Err(refusal) => {
+            // It may be answered by another node from here on; a retry here looks for the clone again.
+            node.placing.strays.refused(wanted);
+            Err(refusal)
+        }
+    }
 }
 
 /// Returns the one clone of this request from now on.
@@ -127,7 +174,7 @@ fn settle(node: &Node, wanted: &Wanted, answered: &Answered) -> Option<FoundClon
     Some(placed)
 }
 
-/// Chooses a node, reserves a place there, and makes the clone; on the next one if that fails.
+/// Chooses a node, reserves a place there, and makes the clone; on the next one if that fails, a few times.
 async fn place(
     node: &Arc<Node>,
     asker: &Asker,
@@ -136,14 +183,12 @@ async fn place(
     began: Instant,
 ) -> Result<Answered, Refusal> {
     if node.cluster.view().members.len() == 1 {
-        // What is wrong here is wrong everywhere, and is said in more words.
-        let resource = resource_named(node, &wanted.resource)?;
-        making::snapshot_of(node, &resource.name, wanted.snapshot)?;
+        making::snapshot_of(node, &wanted.resource, wanted.snapshot)?;
     }
-    check_limit(node, wanted).await?;
+    let _counted = node.placing.quotas.admit(node, wanted).await?;
     // One after the other: what the one before has placed, and has learned of the others, is in what the next one sees.
     let mut choosing = timeout(IN_TURN, node.placing.choosing.lock()).await.ok();
-    let survey = Survey::of(node, wanted, pinned)?;
+    let survey = Survey::of(node, wanted, pinned);
     let mut choice = {
         let mut rng = locked(&node.placing.rng);
         let ranking = survey.rank(&mut *rng);
@@ -152,6 +197,8 @@ async fn place(
     ask_for_offers(node, &survey, &mut choice).await;
     let place_ms = milliseconds(began.elapsed());
     let mut reserving = Duration::ZERO;
+    let mut makes = 0;
+    let mut failed = Vec::new();
     while let Some(bid) = choice.next_bid() {
         let began_to_reserve = Instant::now();
         let reserved = reserve(node, &survey, &bid, &wanted.request_id).await;
@@ -169,6 +216,7 @@ async fn place(
             }
         }
         drop(choosing.take());
+        makes += 1;
         match make(node, &bid.node, asker, wanted).await {
             Ok(mut answered) => {
                 choice.accepted(&bid);
@@ -190,35 +238,23 @@ async fn place(
                 if is_lost {
                     node.placing.strays.note(Stray::new(&bid.node, wanted));
                 }
-                if !refusal.kind.is_retryable() {
+                // What has failed there may be the node's own trouble; anything else is the request's.
+                let has_failed = refusal.kind == RefusalKind::Failed;
+                if has_failed && survey.has_no_choice() || !has_failed && !refusal.kind.is_retryable() {
                     return Err(refusal);
                 }
-                tracing::info!(node = %bid.node, reason = %refusal, "no clone there; trying the next node");
+                tracing::info!(node = %bid.node, reason = %refusal, "no clone there");
+                if has_failed {
+                    failed.push(bid.node.clone());
+                }
                 choice.declined(&bid.node, Reason::Said(refusal.message));
+                if makes == MAKES || began.elapsed() >= TRYING {
+                    break;
+                }
             }
         }
     }
-    Err(survey.refusal(&choice.considered()))
-}
-
-/// Refuses whoever has as many clones of the resource as one may have, on all nodes together. What is on a node that does
-/// not answer is not counted.
-async fn check_limit(node: &Arc<Node>, wanted: &Wanted) -> Result<(), Refusal> {
-    let resource = node.catalogue.borrow().find(&wanted.resource).cloned();
-    let Some(resource) = resource else { return Ok(()) };
-    let Some(most) = resource.limits.clones_per_user else {
-        return Ok(());
-    };
-    let owner = Asker::of(&Subject::User(wanted.owner.clone()))?;
-    let name = Some(resource.name.clone());
-    let (clones, _) = listing::clones(node, Scope::Cluster, &owner, name, false).await;
-    let there = clones
-        .iter()
-        .filter(|clone| clone.state != CloneState::Destroying);
-    match there.count() >= usize::try_from(most).unwrap_or(usize::MAX) {
-        true => Err(as_many_as_allowed(&wanted.owner, &resource.name, most)),
-        false => Ok(()),
-    }
+    Err(survey.refusal(&choice.considered(), &failed))
 }
 
 /// Returns where this very request has been answered before, or is being.
@@ -303,5 +339,9 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
+/// What fails on so many nodes fails everywhere.
+const MAKES: u32 = 3;
+/// No node is tried after this: a database that is not ready by then is not so on the next one either.
+const TRYING: Duration = Duration::from_secs(20);
 /// A choice takes two round trips; of a crowd that waits longer than this everybody goes ahead.
 const IN_TURN: Duration = Duration::from_millis(250);

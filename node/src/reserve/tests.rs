@@ -68,7 +68,6 @@ fn the_same_token_has_one_place_until_the_last_of_its_takers_is_done() {
     );
     let [first, last] = places;
     drop(first);
-    reservations.release(&token(1), start);
     assert_eq!(promised(&reservations, start), 1, "it is being used");
     drop(last);
     assert_eq!(promised(&reservations, start), 0);
@@ -154,17 +153,15 @@ enum Step {
     /// The clone is made: it is in the figures, and its place is dropped.
     Finish(u8),
     Fail(u8),
-    Release(u8),
     Wait(u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = (0..6_u8, 0..12_u8).prop_map(|(kind, number)| match kind {
+    let step = (0..5_u8, 0..12_u8).prop_map(|(kind, number)| match kind {
         0 => Step::Reserve(number),
         1 => Step::Take(number),
         2 => Step::Finish(number),
         3 => Step::Fail(number),
-        4 => Step::Release(number),
         _ => Step::Wait(number),
     });
     prop::collection::vec(step, 0..200)
@@ -203,12 +200,6 @@ proptest! {
                         drop(place);
                         reserved.remove(&number);
                         clones += u16::from(matches!(step, Step::Finish(_)));
-                    }
-                }
-                Step::Release(number) => {
-                    reservations.release(&token(number), now);
-                    if !taken.contains_key(&number) {
-                        reserved.remove(&number);
                     }
                 }
                 Step::Wait(seconds) => now += Duration::from_secs(seconds.into()),

@@ -7,23 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use tokio::time::timeout;
 use zdap_proto::frame::{self, FrameError, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::Subject;
 use zdap_proto::message::{TunnelHello, TunnelReply};
 use zdap_proto::name::{CloneId, NodeName};
 use zdap_proto::refusal::Refusal;
-use zdap_proto::transport::Purpose;
 
 use crate::node::Node;
-use crate::peers::{PeerError, Trouble};
+use crate::peers::{PeerError, Trouble, Way};
 use crate::refuse;
 
 /// The stream to the node that has the clone.
 pub(super) struct Onward {
     send: SendStream,
     receive: RecvStream,
+    connection: Arc<Connection>,
 }
 
 /// Opens a stream to the clone's node on behalf of `subject`, or says why that node refuses or cannot be reached.
@@ -37,7 +37,8 @@ pub(super) async fn open(
         clone: clone.clone(),
         on_behalf_of: Some(subject.clone()),
     };
-    let opened = match timeout(OPENED, open_again_if_lost(node, owner, &hello)).await {
+    let way = Way::tunnel(owner, subject.owner());
+    let opened = match timeout(OPENED, open_again_if_lost(node, owner, &way, &hello)).await {
         Ok(opened) => opened,
         Err(_) => Err(Trouble::Slow(OPENED).of(owner)),
     };
@@ -47,10 +48,11 @@ pub(super) async fn open(
 async fn open_again_if_lost(
     node: &Arc<Node>,
     owner: &NodeName,
+    way: &Way,
     hello: &TunnelHello,
 ) -> Result<Onward, PeerError> {
     loop {
-        let (connection, is_fresh) = node.peers.connection(owner, Purpose::Tunnel).await?;
+        let (connection, is_fresh) = node.peers.connection(way).await?;
         let opened = async {
             let (mut send, mut receive) = connection.open_bi().await.map_err(Trouble::Lost)?;
             let lost = |error: FrameError| match connection.close_reason() {
@@ -59,7 +61,11 @@ async fn open_again_if_lost(
             };
             frame::write(&mut send, hello, REQUEST_CAP).await.map_err(lost)?;
             match frame::read(&mut receive, REPLY_CAP).await.map_err(lost)? {
-                TunnelReply::Open => Ok(Onward { send, receive }),
+                TunnelReply::Open => Ok(Onward {
+                    send,
+                    receive,
+                    connection: Arc::clone(&connection),
+                }),
                 TunnelReply::Refused(refusal) => Err(Trouble::Refused(refusal)),
             }
         };
@@ -74,6 +80,11 @@ impl Onward {
     /// Passes bytes on both ways until both directions have ended.
     pub(super) async fn join(self, send: SendStream, receive: RecvStream) {
         tokio::join!(pass_on(receive, self.send), pass_on(self.receive, send));
+        // The next stream may come soon.
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGERS).await;
+            drop(self.connection);
+        });
     }
 }
 
@@ -127,6 +138,8 @@ async fn pass_on(mut from: RecvStream, mut to: SendStream) {
 
 /// Whoever waits gives up after ten seconds; a node that is there answers within a few round trips.
 const OPENED: Duration = Duration::from_secs(5);
+/// A connection stays open for so long after its last stream.
+const LINGERS: Duration = Duration::from_secs(10);
 /// The code of a reset when the other side has failed.
 const ABORTED: VarInt = VarInt::from_u32(1);
 /// Packets that are taken from a stream at once.

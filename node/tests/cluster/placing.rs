@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use zdap_node::cluster::View;
+use zdap_node::gossip::MemberState;
 use zdap_proto::control::ABANDONED;
 use zdap_proto::frame::{self, REQUEST_CAP};
 use zdap_proto::message::{Answer, Considered, NodeState, Outcome, Request, Stages};
@@ -282,12 +283,75 @@ async fn nobody_has_more_clones_than_are_allowed_on_all_nodes_together() {
         assert_eq!(
             (refusal.kind, refusal.message.as_str()),
             (
-                RefusalKind::Full,
+                RefusalKind::Conflict,
                 "`ada` has 2 clones of `orders` already, as many as are allowed"
             )
         );
     }
     together.nodes[0].user("bob").await.create().await;
+}
+
+#[tokio::test]
+async fn of_many_requests_at_once_as_many_are_met_as_are_allowed_and_the_others_are_not_tried_elsewhere() {
+    let limited = Machine::new("a").with_setting("limits: {clones_per_user: 2}");
+    let together = Together::start_on(vec![limited, Machine::new("b")]).await;
+    let ada = together.nodes[0].user("ada").await;
+    let asks = (0..6).map(|_| async { ada.ask(&order(&RequestId::random())).await });
+    let answers = join_all(asks).await;
+    let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    assert_eq!(refused.len(), 4, "{refused:?}");
+    assert!(
+        refused
+            .iter()
+            .all(|refusal| refusal.kind == RefusalKind::Conflict)
+    );
+    assert_eq!(together.clones().await.iter().sum::<usize>(), 2);
+
+    // Of `b`, which serves it without a limit.
+    let bob = together.nodes[1].user("bob").await;
+    while together.machines[0].clones().await.len() < 4 {
+        if let Err(refusal) = bob.ask(&order_at("a", &RequestId::random())).await {
+            assert_eq!(refusal.kind, RefusalKind::Conflict, "{refusal}");
+            break;
+        }
+    }
+    let of_bob = together.machines[0].clones().await;
+    let of_bob = of_bob.iter().filter(|clone| clone.owner.as_str() == "bob");
+    assert_eq!(of_bob.count(), 2);
+}
+
+#[tokio::test]
+async fn a_node_whose_engine_is_broken_costs_nobody_a_clone() {
+    let together = Together::start(&["a", "b"]).await;
+    together.machines[1].runtime.exits_at_start("postgres:15");
+    let ada = together.nodes[0].user("ada").await;
+    for _ in 0..4 {
+        assert_eq!(ada.create().await.node.as_str(), "a");
+    }
+    let refusal = ada.ask(&order_at("b", &RequestId::random())).await.unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Failed, "{refusal}");
+    together.machines[0].runtime.exits_at_start("postgres:15");
+    let refusal = ada.ask(&order(&RequestId::random())).await.unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Failed);
+    for name in ["a", "b"] {
+        assert!(refusal.message.contains(&format!("\n  {name}: ")), "{refusal}");
+    }
+    assert_eq!(together.clones().await, [4, 0]);
+}
+
+#[tokio::test]
+async fn an_alias_is_that_of_the_node_that_is_asked_also_where_another_makes_the_clone() {
+    let machines = vec![Machine::new("a").with_setting("alias: shop"), Machine::new("b")];
+    let together = Together::start_on(machines).await;
+    let ada = together.nodes[0].user("ada").await;
+    let mut request = order_at("b", &RequestId::random());
+    if let Request::CreateClone { resource, .. } = &mut request {
+        *resource = "shop".parse().unwrap();
+    }
+    let first = created(ada.ask(&request).await.unwrap());
+    assert_eq!(first.node.as_str(), "b");
+    let again = created(ada.ask(&retry(request)).await.unwrap());
+    assert_eq!(again.id, first.id);
 }
 
 #[tokio::test]
@@ -321,6 +385,39 @@ async fn an_answer_that_is_given_up_half_read_leaves_no_clone_on_another_node_ei
     receive.read_exact(&mut [0]).await.unwrap();
     assert_eq!(together.clones().await, [0, 1]);
     receive.stop(ABANDONED).unwrap();
+    together.machines[1].until(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_clone_that_nobody_waits_for_goes_also_where_its_node_is_lost_at_that_moment() {
+    let mut together = Together::start(&["a", "b"]).await;
+    let a = &together.nodes[0];
+    let ada = a.user("ada").await;
+    let by_hand = by_hand(a, Some(&ada.identity), Purpose::Control, deaf());
+    let connection = opened(a, by_hand).await;
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let request = order_at("b", &RequestId::random());
+    frame::write(&mut send, &bare(request), REQUEST_CAP)
+        .await
+        .unwrap();
+    receive.read_exact(&mut [0]).await.unwrap();
+    let Some(b) = together.nodes.pop() else {
+        panic!("two")
+    };
+    let (port, alive) = (b.port(), b.node.clone());
+    b.kill();
+    while alive.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    receive.stop(ABANDONED).unwrap();
+    together
+        .until("b is down", |view| {
+            let seen = view.members.get(&"b".parse().unwrap());
+            seen.is_some_and(|seen| seen.state == MemberState::Down)
+        })
+        .await;
+    assert_eq!(together.clones().await, [0, 1]);
+    let _b = together.machines[1].start_apart(port, None).await.unwrap();
     together.machines[1].until(<[_]>::is_empty).await;
 }
 

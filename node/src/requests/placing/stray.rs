@@ -8,15 +8,18 @@
 //! <state-dir>/strays   lost node, owner, request; attempt, clone and its node that were the answer: one stray a line
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 use zdap_proto::message::{Answer, FoundClone, Request, Sought};
 use zdap_proto::name::{CloneId, NodeName, RequestId, UserName};
 
+use super::super::Made;
 use super::super::finding::{ANSWERED, here};
 use super::{Wanted, locked};
 use crate::gossip::MemberState;
@@ -58,6 +61,10 @@ impl Stray {
             request_id: wanted.request_id.clone(),
             answered: None,
         }
+    }
+
+    fn is_of(&self, wanted: &Wanted) -> bool {
+        (&self.owner, &self.request_id) == (&wanted.owner, &wanted.request_id)
     }
 
     fn line(&self) -> Option<String> {
@@ -107,16 +114,27 @@ impl Strays {
         })
     }
 
-    /// Remembers one, until its node is back.
+    /// Remembers one, until its node is back. Of too many the oldest goes, of too many of one owner the oldest of these.
     pub(super) fn note(&self, stray: Stray) {
         let mut waiting = locked(&self.waiting);
         if waiting.contains(&stray) {
             return;
         }
-        if waiting.len() == MOST {
-            waiting.pop_front();
+        let is_theirs = |other: &Stray| other.owner == stray.owner;
+        let oldest = match waiting.iter().filter(|other| is_theirs(other)).count() < MOST_OF_ONE {
+            true if waiting.len() < MOST => None,
+            true => Some(0),
+            false => waiting.iter().position(is_theirs),
+        };
+        if let Some(oldest) = oldest {
+            waiting.remove(oldest);
         }
         waiting.push_back(stray);
+    }
+
+    /// Forgets what was noted for a request that this node could not answer: somebody else may.
+    pub(super) fn refused(&self, wanted: &Wanted) {
+        locked(&self.waiting).retain(|stray| stray.answered.is_some() || !stray.is_of(wanted));
     }
 
     /// Notes with which clone a request was answered: of this and whatever else was made for it one is to go.
@@ -124,7 +142,7 @@ impl Strays {
         let mut waiting = locked(&self.waiting);
         let mut is_news = false;
         for stray in waiting.iter_mut() {
-            if (&stray.owner, &stray.request_id) == (&wanted.owner, &wanted.request_id) {
+            if stray.is_of(wanted) {
                 stray.answered = Some(Answered {
                     clone: with.clone.id.clone(),
                     node: with.clone.node.clone(),
@@ -159,33 +177,57 @@ impl Strays {
     }
 }
 
-/// Destroys strays as soon as their nodes are back, until dropped.
+/// Destroys strays, and what nobody waits for any more, as soon as their nodes are back, until dropped.
 pub async fn take_back_strays(node: Arc<Node>) {
     let mut views = node.cluster.watch();
-    let strays = &node.placing.strays;
+    let (strays, unwanted) = (&node.placing.strays, &node.placing.unwanted);
     loop {
-        let waiting = strays.list();
+        let (lost, given_up) = (strays.list(), unwanted.list());
         let view = views.borrow_and_update().clone();
-        for stray in &waiting {
-            let seen = view.members.get(&stray.node);
-            if !seen.is_some_and(|seen| seen.state == MemberState::Alive) {
-                continue;
+        let is_alive = |name: &NodeName| {
+            let seen = view.members.get(name);
+            seen.is_some_and(|seen| seen.state == MemberState::Alive)
+        };
+        let with_some = lost.iter().map(|stray| &stray.node);
+        let with_some = with_some.chain(given_up.iter().map(|made| &made.node));
+        let back: BTreeSet<&NodeName> = with_some.filter(|name| is_alive(name)).collect();
+        // All at once: a node that hangs holds up no other.
+        join_all(back.into_iter().map(|at| async {
+            let taken = take_back_from(&node, at, &lost, &given_up).await;
+            if let Err(error) = taken {
+                tracing::debug!(%error, "take back a clone that was made on a lost node");
             }
-            match take_back(&node, stray).await {
-                Ok(()) => strays.forget(stray),
-                Err(error) => tracing::debug!(%error, "take back a clone that was made on a lost node"),
-            }
-        }
+        }))
+        .await;
         tokio::select! {
             biased; // so that a simulation is the same each time
             () = strays.noted.notified() => {}
-            changed = views.changed(), if !waiting.is_empty() => {
+            () = unwanted.noted() => {}
+            changed = views.changed(), if !(lost.is_empty() && given_up.is_empty()) => {
                 if changed.is_err() {
                     return;
                 }
             }
         }
     }
+}
+
+/// Takes back all that is at one node, or as much as it lets.
+async fn take_back_from(
+    node: &Arc<Node>,
+    at: &NodeName,
+    lost: &[Stray],
+    given_up: &[Made],
+) -> Result<(), PeerError> {
+    for made in given_up.iter().filter(|made| made.node == *at) {
+        destroy(node, at, made.clone.clone()).await?;
+        node.placing.unwanted.forget(made);
+    }
+    for stray in lost.iter().filter(|stray| stray.node == *at) {
+        take_back(node, stray).await?;
+        node.placing.strays.forget(stray);
+    }
+    Ok(())
 }
 
 /// Leaves of a request's clones the one that somebody has.
@@ -218,13 +260,16 @@ async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<(), PeerError> {
     if let Some(turn) = node.placing.turn(&stray.owner, &stray.request_id) {
         turn.lock().await.take_if(|placed| placed.clone.id == stale.id);
     }
-    if stale.node == node.name {
-        node.clones.destroy(&stale.id).await;
+    destroy(node, &stale.node, stale.id).await
+}
+
+async fn destroy(node: &Arc<Node>, at: &NodeName, clone: CloneId) -> Result<(), PeerError> {
+    if *at == node.name {
+        node.clones.destroy(&clone).await;
         return Ok(());
     }
-    let itself = node.identity.subject();
-    let destroy = Request::DestroyClone { clone: stale.id };
-    let done = node.peers.ask_patiently(&stale.node, itself, &destroy, |_| {});
+    let (itself, request) = (node.identity.subject(), Request::DestroyClone { clone });
+    let done = node.peers.ask(at, itself, &request, DESTROYED);
     done.await.map(drop)
 }
 
@@ -240,8 +285,12 @@ async fn find(node: &Arc<Node>, at: &NodeName, sought: Sought) -> Result<Option<
     Ok(found)
 }
 
+/// A node goes on with what it was asked when nobody waits any more, so that the next time there is nothing left to do.
+const DESTROYED: Duration = Duration::from_secs(10);
 /// Requests that were under way at one moment.
 const MOST: usize = 1024;
+/// Of one owner, so that nobody's are forgotten for those of another.
+const MOST_OF_ONE: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -272,6 +321,31 @@ mod tests {
             expires_at: None,
         };
         FoundClone { clone, attempt: 2 }
+    }
+
+    #[test]
+    fn nobodys_strays_are_forgotten_for_those_of_another_and_what_was_refused_is_nobodys() {
+        let directory = tempfile::tempdir().unwrap();
+        let strays = Strays::open(directory.path()).unwrap();
+        let node: NodeName = "db1".parse().unwrap();
+        let ours = wanted(&RequestId::random());
+        strays.note(Stray::new(&node, &ours));
+        let of_another = || Wanted {
+            owner: "eve".parse().unwrap(),
+            ..wanted(&RequestId::random())
+        };
+        for _ in 0..2 * MOST {
+            strays.note(Stray::new(&node, &of_another()));
+        }
+        assert_eq!(locked(&strays.waiting).len(), 1 + MOST_OF_ONE);
+        let refused = wanted(&RequestId::random());
+        strays.note(Stray::new(&node, &refused));
+        strays.refused(&refused);
+        strays.answered(&refused, &placed());
+        assert_eq!(strays.list(), []);
+        strays.answered(&ours, &placed());
+        strays.refused(&ours);
+        assert_eq!(strays.list().len(), 1);
     }
 
     #[test]

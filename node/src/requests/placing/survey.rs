@@ -13,8 +13,8 @@ use zdap_proto::refusal::{Refusal, RefusalKind};
 use super::super::name_in;
 use super::{Wanted, locked};
 use crate::catalog::Facts;
-use crate::cluster::Seen;
 use crate::cluster::report::figures;
+use crate::cluster::{Seen, View};
 use crate::gossip::MemberState;
 use crate::node::Node;
 use crate::placement::{self, Considered, Demand, Known, Outcome, Ranking, Reason, Stock, Wish};
@@ -45,25 +45,12 @@ enum Held {
 }
 
 impl Survey {
-    /// Looks at all nodes that are known. Refused if none serves the resource and all have said what they serve.
-    pub(super) fn of(node: &Node, wanted: &Wanted, pinned: Option<NodeName>) -> Result<Self, Refusal> {
+    /// Looks at all nodes that are known; the resource is called by its [`real_name`].
+    pub(super) fn of(node: &Node, wanted: &Wanted, pinned: Option<NodeName>) -> Self {
         let view = node.cluster.view();
         let own = Own::of(node, &wanted.resource);
-        let others = || {
-            let others = view.members.iter().filter(|(name, _)| **name != node.name);
-            others.map(|(_, seen)| seen.catalog.as_ref().map(|catalog| &catalog.facts))
-        };
-        let told = || others().flatten();
-        let resource = match &own {
-            Some(own) => own.resource.name.clone(),
-            None => match told().find_map(|facts| name_in(facts, &wanted.resource)) {
-                Some(name) => name.clone(),
-                None if others().all(|facts| facts.is_some()) => {
-                    return Err(no_resource(node, told(), &wanted.resource));
-                }
-                None => wanted.resource.clone(),
-            },
-        };
+        let told = || others(&view, node).flatten();
+        let resource = wanted.resource.clone();
         let of_resource = || told().filter_map(|facts| facts.resources.get(&resource));
         let own_facts = view
             .members
@@ -98,12 +85,12 @@ impl Survey {
             true => Place::here(node, own.as_ref()),
             false => Place::elsewhere(node, name, seen, &resource),
         });
-        Ok(Self {
+        Self {
             places: places.collect(),
             resource,
             demand,
             wish,
-        })
+        }
     }
 
     /// Ranks them.
@@ -132,8 +119,13 @@ impl Survey {
         }
     }
 
-    /// Says why the clone is nowhere: every node with its reason.
-    pub(super) fn refusal(&self, considered: &[Considered]) -> Refusal {
+    /// Returns whether no more than one node comes into question.
+    pub(super) fn has_no_choice(&self) -> bool {
+        self.wish.node.is_some() || self.places.len() == 1
+    }
+
+    /// Says why the clone is nowhere: every node with its reason. Those that have `failed` may do so again.
+    pub(super) fn refusal(&self, considered: &[Considered], failed: &[NodeName]) -> Refusal {
         let mut lines = Vec::new();
         let mut kind = RefusalKind::NotFound;
         let mut has_no_snapshot = true;
@@ -147,8 +139,13 @@ impl Survey {
             let Outcome::Out(reason) = outcome else { continue };
             lines.push(format!("\n  {node}: {reason}"));
             has_no_snapshot &= matches!(reason, Reason::NoSnapshot | Reason::NoResource);
-            kind = match (kind, kind_of(reason)) {
+            let own = match failed.contains(node) {
+                true => RefusalKind::Failed,
+                false => kind_of(reason),
+            };
+            kind = match (kind, own) {
                 (RefusalKind::Full, _) | (_, RefusalKind::Full) => RefusalKind::Full,
+                (RefusalKind::Failed, _) | (_, RefusalKind::Failed) => RefusalKind::Failed,
                 (RefusalKind::Unavailable, _) | (_, RefusalKind::Unavailable) => RefusalKind::Unavailable,
                 (kind, _) => kind,
             };
@@ -174,6 +171,29 @@ impl Survey {
         };
         refusal.with_hint(hint)
     }
+}
+
+/// Returns the name of the resource that is called so, here or on another node, or has that alias. Refused if none serves
+/// it and all have said what they serve; what those serve that are not met yet is not known.
+pub(super) fn real_name(node: &Node, name: &ResourceName) -> Result<ResourceName, Refusal> {
+    if let Some(own) = node.catalogue.borrow().find(name) {
+        return Ok(own.name.clone());
+    }
+    let view = node.cluster.view();
+    let told = || others(&view, node).flatten();
+    match told().find_map(|facts| name_in(facts, name)) {
+        Some(name) => Ok(name.clone()),
+        None if node.cluster.is_meeting() || others(&view, node).any(|facts| facts.is_none()) => {
+            Ok(name.clone())
+        }
+        None => Err(no_resource(node, told(), name)),
+    }
+}
+
+/// Returns what each of the other nodes serves, if it has said so.
+fn others<'a>(view: &'a View, node: &'a Node) -> impl Iterator<Item = Option<&'a Facts>> {
+    let others = view.members.iter().filter(|(name, _)| **name != node.name);
+    others.map(|(_, seen)| seen.catalog.as_ref().map(|catalog| &catalog.facts))
 }
 
 impl Place {
