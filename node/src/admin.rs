@@ -237,14 +237,27 @@ impl Running {
         let Answer::Drained = self.ask(&Request::Drain { is_draining }).await? else {
             bail!(ANOTHER_ANSWER);
         };
+        println!(
+            "{}",
+            match is_draining {
+                true => "no more clones are placed on this node; those that are there stay",
+                false => "clones are placed on this node again",
+            }
+        );
         Ok(())
     }
 
     /// Lets no certificate of a user in any more, at any node.
     pub async fn revoke(&self, user: UserName) -> anyhow::Result<()> {
-        let Answer::Revoked = self.ask(&Request::Revoke { user }).await? else {
+        let Answer::Revoked { is_known } = self.ask(&Request::Revoke { user: user.clone() }).await? else {
             bail!(ANOTHER_ANSWER);
         };
+        if !is_known {
+            eprintln!(
+                "warning: no node has ever heard of a user `{user}`; the name is good for nobody from now on"
+            );
+        }
+        println!("`{user}` is let in no more; database connections that are open stay open, and clones stay");
         Ok(())
     }
 

@@ -44,11 +44,15 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
     })?;
     if let Wanted::Node { name } = &request.wanted
         && let Some(seen) = node.cluster.view().members.get(name)
-        && seen.state != MemberState::Down
     {
+        // One that is down may come back, and has its clones then.
+        let also = match seen.state {
+            MemberState::Alive | MemberState::Suspect => "",
+            MemberState::Down => ": that node is down, and may come back",
+        };
         return Err(Refusal::new(
             RefusalKind::Conflict,
-            format!("the name of node `{name}` is taken"),
+            format!("the name of node `{name}` is taken{also}"),
         )
         .with_hint("start the new node with another --node-name"));
     }

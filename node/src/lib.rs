@@ -252,12 +252,12 @@ pub async fn serve_watched(
         runtime,
         clock,
     });
-    let stopped_clones = node.put_right(node.clock.now()).await;
-
     let links = || Links::new(endpoint.clone(), node.certified.subscribe());
-    // Not those of the gossip, which leave a node alone for a while that does not answer.
+    // Before anything is put right: what looks like this node's own may be its namesake's. And not with the links of the
+    // gossip, which leave a node alone for a while that does not answer.
     namesake::refuse(&links(), &contacts, &node.name, address).await?;
     let links = links();
+    let stopped_clones = node.put_right(node.clock.now()).await;
     report::tell(&node, &mut report::Resources::default());
     state.publish_port(port).context("write down the port")?;
     announce(&node, membership.origin);

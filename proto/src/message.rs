@@ -220,7 +220,10 @@ pub enum Answer {
     Token(TokenText),
     Nodes(Vec<NodeView>),
     Drained,
-    Revoked,
+    Revoked {
+        /// Whether any node has ever heard of the user.
+        is_known: bool,
+    },
     Found(Option<FoundClone>),
     Offered {
         offered: Offered,

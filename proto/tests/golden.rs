@@ -286,7 +286,7 @@ fn name_of_answer(answer: &Answer) -> &'static str {
         Answer::Token(_) => "Answer::Token",
         Answer::Nodes(_) => "Answer::Nodes",
         Answer::Drained => "Answer::Drained",
-        Answer::Revoked => "Answer::Revoked",
+        Answer::Revoked { .. } => "Answer::Revoked",
         Answer::Found(_) => "Answer::Found",
         Answer::Offered { .. } => "Answer::Offered",
         Answer::Reserved => "Answer::Reserved",
@@ -381,7 +381,7 @@ fn answers() -> Vec<Answer> {
             version: "0.1.0".to_owned(),
         }]),
         Answer::Drained,
-        Answer::Revoked,
+        Answer::Revoked { is_known: true },
         Answer::Found(Some(FoundClone {
             clone: view,
             attempt: 1,

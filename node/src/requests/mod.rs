@@ -37,6 +37,7 @@ pub use self::finding::Located;
 pub(crate) use self::finding::elsewhere;
 pub use self::placing::{Placing, take_back_strays};
 use crate::catalog::{Facts, ResourceFacts};
+use crate::enrol;
 use crate::node::Node;
 use crate::resource::Resource;
 use crate::{instance, refuse, relay_program};
@@ -161,8 +162,9 @@ pub async fn answer(
         }
         Request::Revoke { user } => {
             asker.must_be_admin("revoke a user")?;
+            let is_known = node.cluster.users().contains(&user) || enrol::owners(node).contains(&user);
             certificates::revoke(node, &user)?;
-            Answer::Revoked
+            Answer::Revoked { is_known }
         }
         Request::Renew { public_key } => {
             Answer::Certificate(certificates::renew(node, &subject, &public_key)?)
