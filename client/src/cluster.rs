@@ -1,5 +1,8 @@
 //! A cluster, by way of whichever of its nodes answers: any of them answers for all.
 
+mod creating;
+mod servers;
+
 use std::sync::Arc;
 
 use quinn::Endpoint;
@@ -7,12 +10,13 @@ use tokio::sync::{Mutex, OnceCell};
 use zdap_proto::connect::{ConnectError, most_telling};
 use zdap_proto::identity::Identity;
 use zdap_proto::message::{
-    Account, Answer, Certificate, CloneView, Considered, NodeState, NodeView, Progress, Request,
-    ResourceView, SilentNode, SnapshotView, Stages,
+    Account, Answer, Certificate, CloneView, NodeView, Request, ResourceView, SilentNode, SnapshotView,
 };
-use zdap_proto::name::{CloneId, ClusterId, NodeName, RequestId, ResourceName, SnapshotTime};
+use zdap_proto::name::{CloneId, ClusterId, NodeName, ResourceName};
 use zdap_proto::renewal::{RenewalError, renew};
 
+pub use self::creating::Created;
+use self::servers::servers;
 use crate::node::{Node, NodeError};
 use crate::words::Pin;
 use zdap_proto::refusal::chain;
@@ -28,17 +32,6 @@ struct Shared {
     addresses: Vec<String>,
     node: Mutex<Node>,
     nodes: OnceCell<Vec<NodeView>>,
-}
-
-/// A clone that was made, where the time went, and what else it could have been made on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Created {
-    /// The clone.
-    pub clone: CloneView,
-    /// Where the time went.
-    pub stages: Stages,
-    /// The chosen node first; none when nothing had to be chosen.
-    pub considered: Vec<Considered>,
 }
 
 /// The clones that there are.
@@ -125,39 +118,6 @@ impl Cluster {
         Ok(Clones { clones, silent })
     }
 
-    /// Has a clone made, on `pinned` or on the best node. Under one request id, so that it is one clone whatever became of
-    /// a first try.
-    pub async fn create_clone(
-        &self,
-        resource: &ResourceName,
-        snapshot: Option<SnapshotTime>,
-        pinned: Option<NodeName>,
-        mut progress: impl FnMut(Progress),
-    ) -> Result<Created, NodeError> {
-        let request = Request::CreateClone {
-            resource: resource.clone(),
-            snapshot,
-            node: pinned,
-            owner: None,
-            request_id: RequestId::random(),
-            attempt: 0,
-        };
-        let (answer, node) = self.ask_with(request, &mut progress).await?;
-        let Answer::Created {
-            clone,
-            stages,
-            considered,
-        } = answer
-        else {
-            return Err(node.other_answer());
-        };
-        Ok(Created {
-            clone,
-            stages,
-            considered,
-        })
-    }
-
     /// Gives a clone back; one that is gone already is fine.
     pub async fn destroy(&self, clone: &CloneId) -> Result<(), NodeError> {
         let request = Request::DestroyClone { clone: clone.clone() };
@@ -205,12 +165,13 @@ impl Cluster {
         let _ = self.node().await.ask(&Request::ListNodes, |_| {}).await;
     }
 
-    /// Returns where a clone on `owner` can be reached: there first, then through some others that answer.
+    /// Returns where a clone on `owner` can be reached: there first, then as we reach the cluster, then through some others
+    /// that answer.
     pub async fn servers(&self, owner: &NodeName) -> Vec<String> {
         let node = self.node().await;
-        let own = (node.name().as_ref() == Some(owner)).then(|| node.address().to_owned());
+        let is_owner = node.name().as_ref() == Some(owner);
         match self.nodes().await {
-            Ok(nodes) => servers(nodes, owner, own),
+            Ok(nodes) => servers(nodes, owner, node.address(), is_owner),
             Err(error) => {
                 tracing::debug!("no list of nodes: {}", chain(&error));
                 vec![node.address().to_owned()]
@@ -232,19 +193,11 @@ impl Cluster {
         Ok(there.ok().and_then(|node| node.name()))
     }
 
-    async fn ask(&self, request: Request) -> Result<(Answer, Node), NodeError> {
-        self.ask_with(request, |_| {}).await
-    }
-
-    /// Asks, and when the node is lost or cannot do it now, asks another one once more. All that is asked can be asked
+    /// Asks, and when the node is lost or cannot do it now, asks another one once more. All that is asked here can be asked
     /// twice.
-    async fn ask_with(
-        &self,
-        mut request: Request,
-        mut progress: impl FnMut(Progress),
-    ) -> Result<(Answer, Node), NodeError> {
+    async fn ask(&self, request: Request) -> Result<(Answer, Node), NodeError> {
         let node = self.node().await;
-        let error = match node.ask(&request, &mut progress).await {
+        let error = match node.ask(&request, |_| {}).await {
             Ok(answer) => return Ok((answer, node)),
             Err(error) if error.is_its_own() => error,
             Err(error) => return Err(error),
@@ -255,10 +208,7 @@ impl Cluster {
         }
         tracing::debug!("asking again: {}", chain(&error));
         let node = self.another(&node).await?;
-        if let Request::CreateClone { attempt, .. } = &mut request {
-            *attempt += 1;
-        }
-        let answer = node.ask(&request, &mut progress).await?;
+        let answer = node.ask(&request, |_| {}).await?;
         Ok((answer, node))
     }
 
@@ -271,29 +221,11 @@ impl Cluster {
             let reached = Node::reach(&self.0.endpoint, &self.0.identity, &addresses).await;
             *node = reached.map_err(|errors| {
                 let errors = errors.into_iter().map(|(_, error)| error).collect();
-                most_telling(errors, &addresses)
+                most_telling(errors)
             })?;
         }
         Ok(node.clone())
     }
-}
-
-/// The node's own addresses, `reached` by us first; then others that answer, beginning behind it in the order of names, so
-/// that the clones of different nodes go through different others.
-fn servers(nodes: &[NodeView], owner: &NodeName, reached: Option<String>) -> Vec<String> {
-    let mut others: Vec<&NodeView> = nodes
-        .iter()
-        .filter(|node| matches!(node.state, NodeState::Alive | NodeState::Draining) && node.name != *owner)
-        .collect();
-    others.sort_by_key(|node| (node.name < *owner, node.name.clone()));
-    let own = nodes.iter().filter(|node| node.name == *owner).chain(others);
-    let mut servers: Vec<String> = Vec::new();
-    for address in reached.into_iter().chain(own.map(|node| node.address.clone())) {
-        if !servers.contains(&address) && servers.len() < MOST_SERVERS {
-            servers.push(address);
-        }
-    }
-    servers
 }
 
 /// By its name, or the host of its address, or its address.
@@ -309,11 +241,10 @@ fn named(nodes: &[NodeView], pin: &Pin) -> Option<NodeName> {
     found.map(|node| node.name.clone())
 }
 
-/// A handful; each is tried within a second when none before it answers.
-const MOST_SERVERS: usize = 8;
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use zdap_proto::message::NodeState;
+
     use super::*;
 
     pub(crate) fn node_view(name: &str, state: NodeState) -> NodeView {
@@ -332,37 +263,6 @@ pub(crate) mod tests {
             resources: vec!["orders".parse().unwrap()],
             version: "0.1.0".to_owned(),
         }
-    }
-
-    #[test]
-    fn a_clone_is_reached_at_its_own_node_first_and_then_through_others_that_answer() {
-        let nodes = [
-            node_view("a", NodeState::Alive),
-            node_view("b", NodeState::Alive),
-            node_view("c", NodeState::Down),
-            node_view("d", NodeState::Suspect),
-            node_view("e", NodeState::Draining),
-        ];
-        let owner = "b".parse().unwrap();
-        let address = |name: &str| format!("{name}.example.com:43210");
-        assert_eq!(
-            servers(&nodes, &owner, None),
-            [address("b"), address("e"), address("a")]
-        );
-        let reached = servers(&nodes, &owner, Some("10.0.0.2:1".to_owned()));
-        assert_eq!(reached[..2], ["10.0.0.2:1".to_owned(), address("b")]);
-        assert_eq!(servers(&nodes, &"c".parse().unwrap(), None)[0], address("c"));
-    }
-
-    #[test]
-    fn a_relay_is_given_a_handful_of_servers_however_many_there_are() {
-        let nodes: Vec<NodeView> = (0..300)
-            .map(|number| node_view(&format!("n{number:03}"), NodeState::Alive))
-            .collect();
-        let servers = servers(&nodes, &"n150".parse().unwrap(), None);
-        assert_eq!(servers.len(), 8);
-        assert_eq!(servers[0], "n150.example.com:43210");
-        assert_eq!(servers[1], "n151.example.com:43210");
     }
 
     #[test]

@@ -222,18 +222,30 @@ impl Reached {
         };
         let mut targets = Vec::new();
         let mut known = Vec::new();
+        let mut failed = Vec::new();
         for cluster in &self.clusters {
-            match cluster.resolve(pin).await? {
-                Some(node) => targets.push(Target {
+            match (cluster.resolve(pin).await, cluster.nodes().await) {
+                (Ok(Some(node)), _) => targets.push(Target {
                     cluster: cluster.clone(),
                     node: Some(node),
                 }),
-                None => known.extend(cluster.nodes().await?.iter().map(|node| {
+                (Ok(None), Ok(nodes)) => known.extend(nodes.iter().map(|node| {
                     let NodeView { name, address, .. } = node;
                     format!("{name} at {address}")
                 })),
+                (Err(error), _) | (Ok(None), Err(error)) => {
+                    let reason = Silent::failed(cluster.node().await.address(), &error).reason;
+                    tracing::warn!("{reason}");
+                    failed.push((reason, error));
+                }
             }
         }
+        if failed.len() == self.clusters.len()
+            && let Some((_, error)) = failed.pop()
+        {
+            return Err(error.into());
+        }
+        known.extend(failed.into_iter().map(|(reason, _)| reason));
         known.extend(self.silent.iter().map(|silent| silent.reason.clone()));
         match targets.is_empty() {
             true => Err(OriginError::NoSuchNode {

@@ -19,6 +19,8 @@ use zdap_proto::message::NodeView;
 use zdap_proto::name::ClusterId;
 use zdap_proto::refusal::chain;
 
+use crate::error::Failure;
+
 pub use self::known::{Forgotten, Learned, LearnedNode, Origin, Settings};
 
 /// The directory that all of it is in.
@@ -105,15 +107,7 @@ impl Home {
 
     /// Changes the settings. Of several at once each sees what the one before it wrote; a reader sees the old or the new.
     pub fn change<T>(&self, change: impl FnOnce(&mut Settings) -> T) -> Result<T, SettingsError> {
-        self.create()?;
-        let lock_path = self.0.join("settings.lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(failed("open", &lock_path))?;
-        lock.lock().map_err(failed("lock", &lock_path))?;
+        let _lock = self.lock()?;
         let mut settings = self.settings()?;
         let before = settings.clone();
         let result = change(&mut settings);
@@ -145,11 +139,23 @@ impl Home {
     }
 
     /// Keeps the identity that its cluster gave us, in place of an earlier one.
-    pub fn keep(&self, identity: &Identity) -> Result<(), crate::error::Failure> {
+    pub fn keep(&self, identity: &Identity) -> Result<(), Failure> {
+        let _lock = self.lock()?;
         let directory = self.identity_directory(identity.cluster());
-        self.create()?;
         create_private(&directory)?;
         Ok(identity.save(&directory)?)
+    }
+
+    /// Puts a renewed identity in the place of the same one that ends sooner, as long as that is still there.
+    pub fn renew(&self, identity: &Identity) -> Result<(), Failure> {
+        let _lock = self.lock()?;
+        let there = self.identity(identity.cluster());
+        let is_earlier = there
+            .is_ok_and(|there| there.peer() == identity.peer() && there.expires_at() < identity.expires_at());
+        if is_earlier {
+            identity.save(&self.identity_directory(identity.cluster()))?;
+        }
+        Ok(())
     }
 
     /// Returns the identities that can be used, of all clusters.
@@ -182,8 +188,18 @@ impl Home {
         self.0.join("settings.json")
     }
 
-    fn create(&self) -> Result<(), SettingsError> {
-        create_private(&self.0)
+    /// Waits for the right to change what is here, until it is dropped.
+    fn lock(&self) -> Result<File, SettingsError> {
+        create_private(&self.0)?;
+        let path = self.0.join("settings.lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        lock.lock().map_err(failed("lock", &path))?;
+        Ok(lock)
     }
 
     fn write(&self, settings: &Settings) -> Result<(), SettingsError> {
@@ -240,6 +256,8 @@ const PRIVATE: u32 = 0o700;
 
 #[cfg(test)]
 mod tests {
+    use zdap_proto::identity::{ClusterCa, Subject};
+
     use super::*;
 
     fn home(directory: &tempfile::TempDir) -> Home {
@@ -293,6 +311,28 @@ mod tests {
             r#"{"user":"ada@laptop","origins":[{"address":"db1:43210","cluster":"abc123"}]}"#
         );
         assert_eq!(home.settings().unwrap().origins.len(), 1);
+    }
+
+    #[test]
+    fn a_renewed_identity_takes_the_place_of_one_that_ends_sooner_and_of_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let (home, now) = (home(&directory), chrono::Utc::now());
+        let ca = ClusterCa::found(now).unwrap();
+        let issue = |name: &str, hours: u64| {
+            let subject = Subject::User(name.parse().unwrap());
+            let life = std::time::Duration::from_secs(hours * 3600);
+            ca.identity(&subject, life, now).unwrap()
+        };
+        let end = || home.identity(ca.cluster()).unwrap().expires_at();
+        home.renew(&issue("ada", 1)).unwrap();
+        assert!(home.identity(ca.cluster()).is_err(), "it was given up");
+        let (first, longer) = (issue("ada", 2), issue("ada", 3));
+        home.keep(&first).unwrap();
+        home.renew(&issue("bob", 4)).unwrap();
+        home.renew(&issue("ada", 1)).unwrap();
+        assert_eq!(end(), first.expires_at());
+        home.renew(&longer).unwrap();
+        assert_eq!(end(), longer.expires_at());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod fake;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use zdap_proto::message::{
 };
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
-use crate::fake::{DAY, Process, Says, ca, clone_view, keep, kept, no_nodes, view, zdap_in};
+use crate::fake::{DAY, Process, Says, ca, clone_view, keep, kept, no_nodes, refusing, view, zdap_in};
 
 /// It has begun an hour before it was made, so that more than two thirds of its life are over.
 const ALMOST_OVER: Duration = Duration::from_secs(60);
@@ -174,7 +175,7 @@ fn considered() -> Vec<Considered> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_relay_is_given_the_clones_own_node_first_and_then_the_others() {
+async fn the_relay_is_given_the_clones_own_node_first_then_the_one_we_reach_and_then_the_others() {
     let world = World::new(|_| None).enrolled().await;
     let said = world.zdap(&["attach", "orders", "@db2"]).await;
     assert_eq!(said.code, Some(0), "{said:?}");
@@ -185,7 +186,7 @@ async fn the_relay_is_given_the_clones_own_node_first_and_then_the_others() {
     );
     let text = fs::read_to_string(world.project().join("compose.override.yml")).unwrap();
     let port = |index: usize| world.nodes[index].address.rsplit_once(':').unwrap().1.to_owned();
-    let servers = [port(1), port(2), port(0)].map(|port| format!("host.docker.internal:{port}"));
+    let servers = [port(1), port(0), port(2)].map(|port| format!("host.docker.internal:{port}"));
     assert!(text.contains(&servers.join(",")), "{text}");
     let pins = world.asked().into_iter().filter_map(|request| match request {
         Request::CreateClone { node, attempt, .. } => Some((node, attempt)),
@@ -223,6 +224,8 @@ async fn why_a_node_was_chosen_is_said_when_asked() {
     for words in ["25.0 %", "memory", "chosen", "refused: it is draining"] {
         assert!(said.stderr.contains(words), "{words}: {said:?}");
     }
+    let said = world.zdap(&["attach", "orders", "--explain", "--quiet"]).await;
+    assert!(said.stderr.contains("refused: it is draining"), "{said:?}");
     let said = world.zdap(&["clone", "orders", "--explain", "--json"]).await;
     let document: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(document["considered"][0]["node"], "db2");
@@ -262,6 +265,97 @@ async fn nodes_that_are_silent_are_named_and_the_rest_is_shown() {
             .contains("no clone `orders` on the nodes that answered\n  db3 does not answer: it is down"),
         "{said:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_is_attached_stays_whatever_comes_of_looking_for_the_one_it_replaces() {
+    let (refuses, refuse) = refusing(|request| matches!(request, Request::ListClones { .. }));
+    let other = refuses.clone();
+    let world = World::new(move |request| {
+        let mut clone = clone_view("db2");
+        clone.id = "orders-k3v9x2mz".parse().unwrap();
+        let is_second = other.load(Ordering::Relaxed) && matches!(request, Request::CreateClone { .. });
+        let created = Reply::Done(Answer::Created {
+            clone,
+            stages: Stages::default(),
+            considered: Vec::new(),
+        });
+        is_second.then_some(created).or_else(|| refuse(request))
+    })
+    .enrolled()
+    .await;
+    assert_eq!(world.zdap(&["attach", "orders"]).await.code, Some(0));
+    refuses.store(true, Ordering::Relaxed);
+    let said = world.zdap(&["attach", "orders", "--force"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let told = "clone orders-k3v9x2mq, which it replaces, may be still there";
+    assert!(said.stderr.contains(told), "{said:?}");
+    let text = fs::read_to_string(world.project().join("compose.override.yml")).unwrap();
+    assert!(text.contains("orders-k3v9x2mz"), "{text}");
+    let is_destroy = |request: &Request| matches!(request, Request::DestroyClone { .. });
+    assert!(!world.asked().iter().any(is_destroy));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_given_back_by_force_whatever_its_cluster_says() {
+    let (refuses, refuse) = refusing(|request| matches!(request, Request::ListClones { .. }));
+    let world = World::new(refuse).enrolled().await;
+    assert_eq!(world.zdap(&["attach", "orders"]).await.code, Some(0));
+    refuses.store(true, Ordering::Relaxed);
+    let said = world.zdap(&["detach", "orders"]).await;
+    assert_eq!(said.code, Some(1), "an origin was reached: {said:?}");
+    assert!(said.stderr.contains("the disk is on fire"), "{said:?}");
+    assert!(world.project().join("compose.override.yml").exists());
+    let said = world.zdap(&["detach", "orders", "--force"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.stderr.contains("clone orders-k3v9x2mq stays on db2"),
+        "{said:?}"
+    );
+    assert!(!world.project().join("compose.override.yml").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_cannot_be_destroyed_does_not_hold_a_service_that_is_given_back_by_force() {
+    let (refuses, refuse) = refusing(|request| matches!(request, Request::DestroyClone { .. }));
+    refuses.store(true, Ordering::Relaxed);
+    let world = World::new(move |request| match request {
+        Request::ListClones { .. } => Some(Reply::Done(Answer::Clones {
+            clones: vec![clone_view("db2")],
+            silent: Vec::new(),
+        })),
+        _ => refuse(request),
+    })
+    .enrolled()
+    .await;
+    assert_eq!(world.zdap(&["attach", "orders"]).await.code, Some(0));
+    let said = world.zdap(&["detach", "orders"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let said = world.zdap(&["detach", "orders", "--force", "--json"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.stdout.contains(r#""destroyed":false"#), "{said:?}");
+    assert!(
+        said.stderr
+            .contains("stays on db2: the disk is on fire; later: `zdap destroy orders-k3v9x2mq`"),
+        "{said:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_cannot_be_renewed_is_told_when_its_end_is_near_and_keeps_no_other_from_it() {
+    let (refuses, refuse) = refusing(|request| matches!(request, Request::Renew { .. }));
+    let world = World::new(refuse).enrolled().await;
+    *world.life.lock().unwrap() = ALMOST_OVER;
+    assert_eq!(world.zdap(&["attach", "orders"]).await.code, Some(0));
+    *world.life.lock().unwrap() = DAY;
+    keep(&world.home(), &world.ada(ALMOST_OVER));
+    refuses.store(true, Ordering::Relaxed);
+    let said = world.zdap(&["list", "nodes"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let is_told = said.stderr.starts_with("warning: our certificate in cluster ");
+    assert!(is_told && said.stderr.contains("is not renewed: "), "{said:?}");
+    let soon = Utc::now() + TimeDelta::hours(1);
+    assert!(world.relay().expires_at() > soon);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 
 mod fake;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,8 +42,8 @@ fn well() -> Says {
 }
 
 async fn create(cluster: &Cluster) -> Result<zdap::cluster::Created, zdap::node::NodeError> {
-    let orders = "orders".parse().unwrap();
-    let creating = cluster.create_clone(&orders, None, None, |_| {});
+    let (orders, doubt) = ("orders".parse().unwrap(), AtomicBool::new(false));
+    let creating = cluster.create_clone(&orders, None, None, &doubt, |_| {});
     tokio::time::timeout(Duration::from_secs(20), creating)
         .await
         .unwrap()
@@ -107,6 +108,75 @@ async fn a_clone_whose_node_falls_silent_is_asked_for_again_through_another() {
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     asked_again(&first, &second);
     assert_eq!(cluster.node().await.name(), Some("db2".parse().unwrap()));
+}
+
+/// The first of two nodes dies over a clone; the second says of it what `says` returns, by how often it was asked before.
+async fn lost_in_the_middle(
+    ca: &ClusterCa,
+    says: impl Fn(usize) -> Reply + Send + Sync + 'static,
+) -> (Cluster, Process, impl Future<Output = ()>) {
+    let silent: Says = Arc::new(|request| (!is_clone(&request)).then(no_nodes));
+    let mut first = Process::start(ca, "db1", silent);
+    let asked = AtomicUsize::new(0);
+    let second: Says = Arc::new(move |request| {
+        Some(match is_clone(&request) {
+            true => says(asked.fetch_add(1, Ordering::Relaxed)),
+            false => no_nodes(),
+        })
+    });
+    let second = Process::start(ca, "db2", second);
+    let cluster = reach(ca, &[&first.address, &second.address]).await;
+    let kill = async move {
+        clones_asked(&first, 1).await;
+        first.runtime.take().unwrap().shutdown_background();
+    };
+    (cluster, second, kill)
+}
+
+async fn clones_asked(process: &Process, often: usize) {
+    while process.asked().iter().filter(|request| is_clone(request)).count() < often {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_clone_that_the_others_cannot_find_for_now_is_asked_for_until_they_can() {
+    let ca = ca();
+    let says = |asked| match asked {
+        0 | 1 => unavailable(),
+        _ => created(),
+    };
+    let (cluster, second, kill) = lost_in_the_middle(&ca, says).await;
+    let (created, ()) = tokio::join!(create(&cluster), kill);
+    assert_eq!(created.unwrap().clone.id.as_str(), "orders-k3v9x2mq");
+    let mut ids: Vec<_> = second.asked().into_iter().filter(is_clone).collect();
+    assert_eq!(ids.len(), 3);
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "it is the same request");
+}
+
+#[tokio::test]
+async fn who_gives_up_while_it_is_not_known_whether_there_is_a_clone_is_left_in_doubt() {
+    let ca = ca();
+    let (cluster, second, kill) = lost_in_the_middle(&ca, |_| unavailable()).await;
+    let (orders, doubt) = ("orders".parse().unwrap(), AtomicBool::new(false));
+    let creating = cluster.create_clone(&orders, None, None, &doubt, |_| {});
+    let given_up = async {
+        kill.await;
+        clones_asked(&second, 2).await;
+    };
+    tokio::select! {
+        created = creating => panic!("{created:?}"),
+        () = given_up => {}
+    }
+    assert!(doubt.load(Ordering::Relaxed));
+
+    let full = || Reply::Refused(Refusal::new(RefusalKind::Full, "no room"));
+    let (cluster, _second, kill) = lost_in_the_middle(&ca, move |_| full()).await;
+    let creating = cluster.create_clone(&orders, None, None, &doubt, |_| {});
+    let (created, ()) = tokio::join!(creating, kill);
+    assert_eq!(created.unwrap_err().to_string(), "no room");
+    assert!(!doubt.load(Ordering::Relaxed), "there is none");
 }
 
 #[tokio::test]
@@ -196,4 +266,48 @@ async fn all_nodes_are_learned_from_one_and_any_of_them_serves_from_then_on() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains(&gone) && text.contains(&second_address), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_refuses_hides_no_other() {
+    let home = tempfile::tempdir().unwrap();
+    let refusing = Arc::new(Mutex::new(Vec::new()));
+    let mut nodes = Vec::new();
+    for name in ["db1", "db2"] {
+        let (ca, told) = (ca(), refusing.clone());
+        let says: Says = Arc::new(move |request| match told.lock().unwrap().contains(&name) {
+            true => Some(Reply::Refused(Refusal::new(RefusalKind::Failed, "on fire"))),
+            false if matches!(request, Request::ListNodes) => Some(Reply::Done(Answer::Nodes(vec![view(
+                name,
+                &format!("{name}:43210"),
+            )]))),
+            false => Some(Reply::Done(Answer::Resources(Vec::new()))),
+        });
+        let node = Process::start(&ca, name, says);
+        keep(home.path(), &ada(&ca));
+        let added = zdap(home.path(), &["add", "origin", &node.address]).await;
+        assert_eq!(added.status.code(), Some(0), "{added:?}");
+        nodes.push(node);
+    }
+    refusing.lock().unwrap().push("db1");
+    for (list, shown) in [
+        (&["list", "nodes"][..], "db2"),
+        (&["list", "resources"], ""),
+        (&["list", "resources", "@db2"], ""),
+    ] {
+        let output = zdap(home.path(), list).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{list:?}: {said}");
+        assert!(said.contains(&format!("{}: on fire", nodes[0].address)), "{said}");
+        assert!(String::from_utf8(output.stdout).unwrap().contains(shown));
+    }
+    refusing.lock().unwrap().push("db2");
+    for list in [
+        &["list", "nodes"][..],
+        &["list", "resources"],
+        &["list", "clones", "@db2"],
+    ] {
+        let output = zdap(home.path(), list).await;
+        assert_eq!(output.status.code(), Some(1), "{list:?}: {output:?}");
+    }
 }

@@ -282,6 +282,7 @@ mod tests {
             [
                 ("zpool", "ZPOOL"),
                 ("data-dir", "ZDAP_DATA_DIR"),
+                ("data-size", "ZDAP_DATA_SIZE"),
                 ("config-dir", "CONFIG_DIR"),
                 ("network-address", "NETWORK_ADDRESS"),
                 ("api-port", "API_PORT"),

@@ -6,8 +6,11 @@
 pub mod addresses;
 mod board;
 mod files;
+mod keeping;
+mod names;
 pub(crate) mod namesake;
 pub mod report;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,60 +33,12 @@ use zdap_proto::refusal::chain;
 use zdap_proto::transport;
 
 pub(crate) use self::board::{Board, News, Pulling};
-use self::files::Files;
+use self::files::{Files, Remembered};
+use self::names::Names;
+pub use self::view::{Heard, Seen, View};
 use crate::catalog::{Catalog, Facts, Ledger};
 use crate::gossip::driver::{Command, Driver, Packet};
 use crate::gossip::{Gossip, MemberState, Peer, Settings, streams};
-
-/// What a node believes of the cluster.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// Who believes it.
-    pub me: NodeName,
-    /// All nodes that are known, this one included.
-    pub members: BTreeMap<NodeName, Seen>,
-}
-
-/// A node as it is seen.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// Where its packets go.
-    pub address: SocketAddr,
-    /// How it is.
-    pub state: MemberState,
-    /// Its life; it grows when the node starts, and when it was given up and came back.
-    pub epoch: u64,
-    /// The newest digest that was heard.
-    pub digest: Option<Heard>,
-    /// What it last told of itself, as far as it has come.
-    pub catalog: Option<Arc<Catalog>>,
-}
-
-/// A digest, and when it came by this machine's clock.
-#[derive(Debug, Clone)]
-pub struct Heard {
-    /// It.
-    pub digest: NodeDigest,
-    /// When it came; of this node itself, when it was last looked at.
-    pub at: Instant,
-}
-
-impl Seen {
-    /// Returns where clients and nodes connect, `host:port`, as the node itself says.
-    pub fn host_port(&self) -> String {
-        match &self.catalog {
-            Some(catalog) => catalog.facts.address.clone(),
-            None => self.address.to_string(),
-        }
-    }
-
-    /// Whether its digest tells of a catalog that is not held.
-    fn is_stale(&self) -> bool {
-        let wanted = self.digest.as_ref().map(|heard| &heard.digest.report);
-        let held = self.catalog.as_ref().map(|catalog| catalog.hash);
-        wanted.is_some_and(|report| report.catalog_version > 0 && Some(report.catalog_hash) != held)
-    }
-}
 
 /// How the gossip runs.
 #[derive(Debug)]
@@ -120,7 +75,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Opens this node's place: reads what earlier lives have written down, and begins a new one. Without its
-    /// driver at work, which [`crate::serve`] starts, it knows itself and nobody else.
+    /// driver at work, which [`crate::serve`] starts, it knows itself, and whom earlier lives have met as down.
     pub fn open(
         state_dir: &Path,
         cluster: ClusterId,
@@ -156,17 +111,21 @@ impl Cluster {
             digest: None,
             catalog: Some(Arc::clone(ledger.catalog())),
         };
-        let view = View {
-            me: name.clone(),
-            members: BTreeMap::from([(name, seen)]),
-        };
+        let remembered = files.members()?;
+        let met = remembered.iter().filter_map(|other| other.member.clone());
+        let mut members: BTreeMap<_, _> = met.map(|(name, address)| (name, Seen::before(address))).collect();
+        members.insert(name.clone(), seen);
+        let view = View { me: name, members };
         let board = Arc::new(Board {
             view: watch::Sender::new(Arc::new(view)),
             ledger: Mutex::new(ledger),
             pulling: Mutex::default(),
-            revoked: Mutex::new(files.revoked()?),
+            users: Names::open(&files, "users")?,
+            revoked: Names::open(&files, "revoked")?,
+            unwritten: Notify::new(),
             is_draining: AtomicBool::new(files.is_draining()?),
-            remembered: files.members()?,
+            is_stopping: AtomicBool::new(false),
+            remembered,
             opened: now,
             changed: Notify::new(),
             files,
@@ -206,15 +165,14 @@ impl Cluster {
     /// of what that one has.
     pub fn missed(&self) -> Option<String> {
         let view = self.view();
-        let is_met = |address: &&String| {
-            let mut met = view.members.values();
-            met.any(|seen| seen.host_port() == **address || seen.address.to_string() == **address)
+        let is_met = |other: &Remembered| match &other.member {
+            Some((name, _)) => view.members.get(name).is_some_and(Seen::is_met),
+            None => view.members.values().any(|seen| {
+                seen.is_met() && [seen.host_port(), seen.address.to_string()].contains(&other.address)
+            }),
         };
-        self.board
-            .remembered
-            .iter()
-            .find(|address| !is_met(address))
-            .cloned()
+        let missed = self.board.remembered.iter().find(|other| !is_met(other));
+        missed.map(|other| other.address.clone())
     }
 
     /// Whether this node has just started and not met all others again yet.
@@ -249,23 +207,43 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether this node is about to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.board.is_stopping.load(Ordering::Relaxed)
+    }
+
+    /// Has the others place nothing here any more, since this node is about to end. It is not known after a restart.
+    pub(crate) fn begin_to_stop(&self) {
+        self.board.is_stopping.store(true, Ordering::Relaxed);
+        self.look_again();
+    }
+
     /// Makes a user's certificates good for nothing, at all nodes before long.
     pub fn revoke(&self, user: &UserName) -> io::Result<()> {
-        self.board.revoke(&BTreeSet::from([user.clone()]))
+        self.board.revoke(user)
     }
 
     /// Whether a user's certificates are good for nothing.
     pub fn is_revoked(&self, user: &UserName) -> bool {
-        self.board.revoked().contains(user)
+        self.board.revoked.contains(user)
     }
 
-    /// Returns who is enrolled at any node, promised a name, or owns a clone there.
+    /// Returns who is enrolled at any node, promised a name, or owns a clone there, or ever was or did, as far as is known.
     pub fn users(&self) -> BTreeSet<UserName> {
+        self.board.users.all()
+    }
+
+    /// Returns another node that may have users this one does not know of: it is down, or has not told yet what it has.
+    pub fn untold(&self) -> Option<String> {
         let view = self.view();
-        let catalogs = view.members.values().filter_map(|seen| seen.catalog.as_ref());
-        catalogs
-            .flat_map(|catalog| catalog.facts.users.iter().cloned())
-            .collect()
+        let untold = view.members.iter().find(|(name, seen)| {
+            **name != view.me && (seen.state == MemberState::Down || seen.catalog.is_none())
+        });
+        match untold {
+            Some((name, _)) => Some(format!("node `{name}`")),
+            None if self.is_meeting() => self.missed().map(|address| format!("the node at {address}")),
+            None => None,
+        }
     }
 
     /// Has what this node says of itself looked at again, now.
@@ -351,44 +329,26 @@ impl Cluster {
     /// Tells the others that this node goes. The gossip has ended when this returns.
     pub(crate) async fn leave(&self) {
         let (gone, left) = oneshot::channel();
-        if self.commands.send(Command::Leave(gone)).await.is_ok() && timeout(LEAVING, left).await.is_err() {
+        let leave = async { self.commands.send(Command::Leave(gone)).await.is_ok() && left.await.is_ok() };
+        if timeout(LEAVING, leave).await != Ok(true) {
             tracing::warn!("left the cluster without a word");
-        }
-    }
-
-    /// Keeps the addresses of the other nodes in the state directory, for the next start, until dropped.
-    pub(crate) async fn keep_addresses(self) {
-        let mut views = self.watch();
-        let mut written = BTreeSet::new();
-        loop {
-            let view = views.borrow_and_update().clone();
-            let others = view.members.iter().filter(|(name, _)| **name != view.me);
-            let addresses: BTreeSet<String> = others.map(|(_, seen)| seen.host_port()).collect();
-            // While nobody is known yet, those who were are what is left to go by.
-            if !addresses.is_empty() {
-                if addresses != written {
-                    match self.board.files.write_members(&addresses) {
-                        Ok(()) => written = addresses,
-                        Err(error) => tracing::error!(%error, "write down where the other nodes are"),
-                    }
-                }
-                tokio::time::sleep(WRITTEN).await;
-            }
-            if views.changed().await.is_err() {
-                return;
-            }
         }
     }
 }
 
 /// Writes down where the nodes of a cluster are that this node has just joined.
 pub fn remember(state_dir: &Path, addresses: &[String]) -> io::Result<()> {
-    Files::of(state_dir).write_members(&addresses.iter().cloned().collect())
+    let members = addresses.iter().map(|address| Remembered {
+        address: address.clone(),
+        member: None,
+    });
+    Files::of(state_dir).write_members(&members.collect())
 }
 
 /// Returns where other nodes were when this one last knew.
-pub(crate) fn remembered(state_dir: &Path) -> io::Result<Vec<String>> {
-    Files::of(state_dir).members()
+pub(crate) fn remembered(state_dir: &Path) -> anyhow::Result<Vec<String>> {
+    let members = Files::of(state_dir).members()?;
+    Ok(members.into_iter().map(|member| member.address).collect())
 }
 
 /// Above all that this node's name was ever seen with, also when the clock was put back.
@@ -405,12 +365,60 @@ const PACKETS: usize = 1024;
 const MEETING: Duration = Duration::from_secs(5);
 /// How long others may take to be told.
 const LEAVING: Duration = Duration::from_secs(1);
-/// Addresses are looked at at most this often.
-const WRITTEN: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gossip::Member;
+
+    fn opened(state_dir: &Path) -> (Cluster, Driver) {
+        Cluster::open(
+            state_dir,
+            ClusterId::random(),
+            "a".parse().unwrap(),
+            "10.0.0.1:1".parse().unwrap(),
+            "a:1".to_owned(),
+            GossipSetup::default(),
+        )
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_that_the_gossip_forgets_stays_known_as_down_also_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cluster, _driver) = opened(directory.path());
+        let c: NodeName = "c".parse().unwrap();
+        let met = Member {
+            name: c.clone(),
+            address: "10.0.0.3:1".parse().unwrap(),
+            state: MemberState::Alive,
+            epoch: 7,
+            age: Duration::ZERO,
+        };
+        let news = vec![News::Member(met), News::Forgotten(c.clone())];
+        cluster.board.hear(news, Vec::new);
+        assert_eq!(cluster.view().members[&c].state, MemberState::Down);
+        assert_eq!(cluster.missed(), None);
+
+        let mut keeping = tokio::spawn(cluster.keep_members());
+        while Files::of(directory.path()).members().unwrap().is_empty() {
+            let waited = timeout(Duration::from_millis(1), &mut keeping).await;
+            assert!(waited.is_err(), "keeping has ended");
+        }
+        keeping.abort();
+        let (again, _driver) = opened(directory.path());
+        let seen = &again.view().members[&c];
+        assert_eq!(
+            (seen.state, seen.host_port().as_str()),
+            (MemberState::Down, "10.0.0.3:1")
+        );
+        assert_eq!(
+            again.missed().as_deref(),
+            Some("10.0.0.3:1"),
+            "not met in this life"
+        );
+        assert_eq!(again.untold().as_deref(), Some("node `c`"));
+    }
 
     #[test]
     fn an_epoch_goes_up_also_when_the_clock_was_put_back() {

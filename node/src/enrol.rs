@@ -11,6 +11,7 @@ use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::token::secret_hash;
 
 use crate::gossip::MemberState;
+use crate::invites::Taken;
 use crate::node::Node;
 
 /// Serves one enrolment. How long it may take is the caller's to say.
@@ -66,10 +67,13 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
 }
 
 /// Returns the names that are somebody's at any node.
-fn taken(node: &Node) -> BTreeSet<UserName> {
-    let mut users = owners(node);
-    users.extend(node.cluster.users());
-    users
+fn taken(node: &Node) -> Taken {
+    let mut names = owners(node);
+    names.extend(node.cluster.users());
+    Taken {
+        names,
+        untold: node.cluster.untold(),
+    }
 }
 
 /// Returns who owns clones here, and who will: what a node makes by itself is owned by its name.

@@ -54,11 +54,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use chrono::{Local, Utc};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Socket};
@@ -260,41 +261,55 @@ pub async fn serve_watched(
     report::tell(&node, &mut report::Resources::default());
     state.publish_port(port).context("write down the port")?;
     announce(&node, membership.origin);
-    let tasks = [
-        tokio::spawn(watch.run()),
-        tokio::spawn(Arc::clone(&node).keep_measured()),
-        tokio::spawn(Arc::clone(&node).stay_in_order(stopped_clones)),
-        tokio::spawn(Arc::clone(&node).watch_ends()),
-        tokio::spawn(report::keep_telling(Arc::clone(&node))),
-        tokio::spawn(node.cluster.clone().keep_addresses()),
-        tokio::spawn(requests::take_back_strays(Arc::clone(&node))),
-        tokio::spawn(images::keep_present(
-            Arc::clone(&node.runtime),
-            node.catalogue.clone(),
-        )),
-        tokio::spawn(scheduled_restores(Arc::clone(&node))),
-        tokio::spawn(state::stay_certified(
-            Arc::clone(&node),
-            endpoint.clone(),
-            state.path().to_owned(),
-        )),
-    ];
-    let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint, stopping));
-    driver::start(driver, links, contacts, own_thread).context("start the gossip")?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch.run());
+    tasks.spawn(Arc::clone(&node).keep_measured());
+    tasks.spawn(Arc::clone(&node).stay_in_order(stopped_clones));
+    tasks.spawn(Arc::clone(&node).watch_ends());
+    tasks.spawn(report::keep_telling(Arc::clone(&node)));
+    tasks.spawn(node.cluster.clone().keep_members());
+    tasks.spawn(node.cluster.clone().keep_names());
+    tasks.spawn(requests::take_back_strays(Arc::clone(&node)));
+    tasks.spawn(images::keep_present(
+        Arc::clone(&node.runtime),
+        node.catalogue.clone(),
+    ));
+    tasks.spawn(scheduled_restores(Arc::clone(&node)));
+    tasks.spawn(state::stay_certified(
+        Arc::clone(&node),
+        endpoint.clone(),
+        state.path().to_owned(),
+    ));
+    let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint.clone(), stopping));
+    let gossip_ended = driver::start(driver, links, contacts, own_thread).context("start the gossip")?;
     started(&node);
-    shutdown.await;
+    let ended = tokio::select! {
+        biased; // so that a simulation is the same each time
+        () = shutdown => Ok(()),
+        _ = gossip_ended => Err(anyhow!("the gossip has ended by itself; what this node believed of the others was of no use any more")),
+        error = failed(&mut tasks) => Err(error),
+    };
     tracing::info!("stopping; clones keep running");
-    node.cluster.leave().await;
+    // While requests finish here, this node is there for the others, but for new clones.
+    node.cluster.begin_to_stop();
     stop.send_replace(true);
     // What a restore could not undo in this time the next start does.
     let _ = tokio::time::timeout(UNDOING, node.bases.idle()).await;
-    server.await.context("the server failed")?;
-    for task in tasks {
-        task.abort();
-        // It has ended, or it was told to.
-        let _ = task.await;
+    let served = server.await.context("the server failed");
+    node.cluster.leave().await;
+    server::close(&endpoint).await;
+    tasks.shutdown().await;
+    ended.and(served)
+}
+
+/// Waits until one of the tasks fails; that others end does no harm.
+async fn failed(tasks: &mut JoinSet<()>) -> anyhow::Error {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            return anyhow::Error::new(error).context("a part of the node failed");
+        }
     }
-    Ok(())
+    std::future::pending().await
 }
 
 /// Waits until the node is to stop; also when whoever would say so is gone.

@@ -23,17 +23,38 @@ use crate::node::Node;
 use crate::requests::{self, Answered};
 use crate::{enrol, tunnel};
 
-/// Serves until `shutdown` becomes true; then takes no more requests, lets those under way finish for a while, and closes
-/// every connection.
+/// Serves until `shutdown` becomes true; then takes no more requests, and lets those under way finish for a while. What
+/// nodes tell each other goes on until [`close`].
 pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Receiver<bool>) {
-    let (work, limits) = (TaskTracker::new(), Arc::new(Limits::default()));
-    loop {
-        let connecting = tokio::select! {
-            biased; // so that a simulation is the same each time
-            connecting = transport::accept(&endpoint) => connecting,
-            () = crate::stopped(&mut shutdown) => break,
-        };
-        let Some(connecting) = connecting else { break };
+    let work = TaskTracker::new();
+    let accepting = accept(node, endpoint, work.clone(), shutdown.clone());
+    let finished = async {
+        crate::stopped(&mut shutdown).await;
+        work.close();
+        timeout(DRAIN, work.wait()).await
+    };
+    tokio::select! {
+        biased; // so that a simulation is the same each time
+        () = accepting => {}
+        finished = finished => if finished.is_err() {
+            tracing::warn!(
+                "requests were still running when the node stopped; the next start repairs what they left"
+            );
+        },
+    }
+}
+
+/// Closes every connection.
+pub async fn close(endpoint: &Endpoint) {
+    Close::Stopping.endpoint(endpoint, STOPPING);
+    // Bounded, since a peer that is gone does not confirm.
+    let _ = timeout(CLOSING, endpoint.wait_idle()).await;
+}
+
+/// Accepts connections until the endpoint is closed.
+async fn accept(node: Arc<Node>, endpoint: Endpoint, work: TaskTracker, shutdown: watch::Receiver<bool>) {
+    let limits = Arc::new(Limits::default());
+    while let Some(connecting) = transport::accept(&endpoint).await {
         let (node, work, limits, shutdown) = (
             Arc::clone(&node),
             work.clone(),
@@ -49,15 +70,6 @@ pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Rec
             }
         });
     }
-    work.close();
-    if timeout(DRAIN, work.wait()).await.is_err() {
-        tracing::warn!(
-            "requests were still running when the node stopped; the next start repairs what they left"
-        );
-    }
-    Close::Stopping.endpoint(&endpoint, "the node is stopping");
-    // Bounded, since a peer that is gone does not confirm.
-    let _ = timeout(CLOSING, endpoint.wait_idle()).await;
 }
 
 async fn connection(
@@ -74,6 +86,10 @@ async fn connection(
         valid_until,
     } = accepted;
     tracing::debug!(remote = %transport::remote(&connection), ?purpose, peer = ?peer.as_ref().map(|peer| &peer.subject), "connected");
+    if *shutdown.borrow() && purpose != Purpose::Gossip {
+        Close::Stopping.connection(&connection, STOPPING);
+        return;
+    }
     match (purpose, peer) {
         (Purpose::Control, Some(peer)) => {
             let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
@@ -198,10 +214,7 @@ impl Asked {
         let _under_way = self.work.token();
         if *self.shutdown.borrow() {
             return self
-                .reply(&Reply::Refused(Refusal::new(
-                    RefusalKind::Unavailable,
-                    "the node is stopping",
-                )))
+                .reply(&Reply::Refused(Refusal::new(RefusalKind::Unavailable, STOPPING)))
                 .await;
         }
         tracing::debug!(peer = %self.peer.subject, ?call, "request");
@@ -303,6 +316,7 @@ fn framed(reply: &Reply) -> Vec<u8> {
 
 /// `spec.md`: SIGTERM lets running requests finish for 10 s.
 const DRAIN: Duration = Duration::from_secs(10);
+const STOPPING: &str = "the node is stopping";
 const CLOSING: Duration = Duration::from_secs(1);
 /// For a frame of a few kilobytes to come or go.
 const REQUEST: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@
 //! <state-dir>/ca.pem         the cluster's CA, with its key (0600)
 //! <state-dir>/identity.pem   this node's key and certificate (0600)
 //! <state-dir>/invites.json   outstanding invites, by hash (0600)
+//! <state-dir>/strays         clones that `requests::placing` may have to take back
 //! <state-dir>/...            what `cluster` remembers of the other nodes
 //! ```
 

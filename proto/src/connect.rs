@@ -20,6 +20,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
+use self::error::most_telling_of_one;
 pub use self::error::{ConnectError, explain, most_telling};
 use self::trust::{NodeVerifier, Trust, distrust};
 use crate::identity::{Identity, Subject, peer_of};
@@ -90,9 +91,7 @@ pub async fn connect_for_enrol(endpoint: &Endpoint, token: &Token) -> Result<Con
         )
     });
     let attempts: Vec<_> = attempts.collect();
-    race(attempts)
-        .await
-        .map_err(|errors| most_telling(errors, &token.addresses))
+    race(attempts).await.map_err(most_telling)
 }
 
 /// Starts the attempts in their order, [`STAGGER`] apart (the later ones [`LATER_STAGGER`]) or as soon as one has failed. The
@@ -150,10 +149,7 @@ async fn reach(
                 purpose,
             )
         });
-        let addresses = [address.clone()];
-        race(attempts.collect())
-            .await
-            .map_err(|errors| most_telling(errors, &addresses))
+        race(attempts.collect()).await.map_err(most_telling_of_one)
     };
     match tokio::time::timeout(CONNECT_DEADLINE, attempt).await {
         Ok(result) => result,

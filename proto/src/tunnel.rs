@@ -119,11 +119,13 @@ impl Tunnel {
 
     /// Opens a connection to the clone's database, within [`OPEN_DEADLINE`]. A node that is gone for a moment is waited for.
     pub async fn open(&self) -> Result<(SendStream, RecvStream), TunnelError> {
-        match timeout(OPEN_DEADLINE, self.try_until_opened()).await {
+        let mut refused = None;
+        match timeout(OPEN_DEADLINE, self.try_until_opened(&mut refused)).await {
             Ok(result) => result,
-            Err(_) => Err(match &*self.0.link.borrow() {
-                Link::Down(Some(error)) => TunnelError::Unreachable(error.clone()),
-                Link::Down(None) | Link::Up(_) => TunnelError::Slow {
+            Err(_) => Err(match (&*self.0.link.borrow(), refused) {
+                (Link::Down(Some(error)), _) => TunnelError::Unreachable(error.clone()),
+                (Link::Down(None) | Link::Up(_), Some(refusal)) => TunnelError::Refused(refusal),
+                (Link::Down(None) | Link::Up(_), None) => TunnelError::Slow {
                     clone: self.0.clone.clone(),
                     servers: self.0.servers.join(", "),
                     after: OPEN_DEADLINE,
@@ -196,7 +198,11 @@ impl Tunnel {
         }
     }
 
-    async fn try_until_opened(&self) -> Result<(SendStream, RecvStream), TunnelError> {
+    /// Tries again for as long as that may help; `refused` is what a node has last said.
+    async fn try_until_opened(
+        &self,
+        refused: &mut Option<Refusal>,
+    ) -> Result<(SendStream, RecvStream), TunnelError> {
         let mut link = self.0.link.clone();
         loop {
             let current = link.borrow_and_update().clone();
@@ -207,6 +213,7 @@ impl Tunnel {
                 Link::Down(_) => {}
                 Link::Up(up) => match self.open_over(&up).await {
                     Err(TunnelError::Refused(refusal)) if refusal.kind.is_retryable() => {
+                        *refused = Some(refusal);
                         // One that passes connections on may be cut off where the next one is not.
                         if !up.is_direct && self.0.servers.len() > 2 {
                             self.suspect(Suspicion::LeadsNowhere(up.connection.stable_id()));

@@ -16,7 +16,7 @@ use zdap_proto::identity::{Identity, Subject};
 use zdap_proto::message::{TunnelHello, TunnelReply};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::transport::{accept, bind, client_endpoint, handshake, server_endpoint};
-use zdap_proto::tunnel::Tunnel;
+use zdap_proto::tunnel::{Tunnel, TunnelError};
 
 use crate::cluster::{Cluster, soon};
 
@@ -219,6 +219,18 @@ async fn a_node_that_does_not_reach_the_clones_own_is_left_for_the_next() {
     let tunnel = tunnel(cluster.user(), &[closed, cut_off.address, other.address]);
     assert_eq!(Session::open(&tunnel).await.letter, b'x');
     soon(cut_off.asked.notified()).await;
+}
+
+#[tokio::test]
+async fn what_a_node_has_last_said_is_why_there_is_no_connection_in_the_end() {
+    let cluster = Cluster::found();
+    let node = Process::start(&cluster, any_port(), Says::Unavailable);
+    let tunnel = tunnel(cluster.user(), &[node.address]);
+    let error = tunnel.open().await.unwrap_err();
+    let TunnelError::Refused(refusal) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(refusal.kind, RefusalKind::Unavailable);
 }
 
 #[tokio::test]

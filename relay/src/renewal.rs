@@ -22,7 +22,7 @@ pub(crate) async fn stay_certified(
     directory: &Path,
     mut identity: Identity,
 ) {
-    let mut said = String::new();
+    let (mut said_unkept, mut said_failed) = (false, false);
     loop {
         let left = identity.renew_from() - Utc::now();
         // In short naps: a machine that was suspended has not counted the time.
@@ -37,21 +37,22 @@ pub(crate) async fn stay_certified(
                     let on_disk = identity.expires_at();
                     let reason = chain(&error);
                     warn_once(
-                        &mut said,
-                        format!(
+                        &mut said_unkept,
+                        &format!(
                             "the renewed certificate lasts until the relay ends; the one that its next start finds \
                              ends at {on_disk} unless `zdap` renews it: {reason}"
                         ),
                     );
                 }
+                said_failed = false;
                 tunnel.renew(fresh.clone());
                 identity = fresh;
             }
             Err(reason) => {
                 let end = identity.expires_at();
                 warn_once(
-                    &mut said,
-                    format!("the certificate ends at {end} and is not renewed: {reason}"),
+                    &mut said_failed,
+                    &format!("the certificate ends at {end} and is not renewed: {reason}"),
                 );
             }
         }
@@ -93,10 +94,10 @@ async fn ask(endpoint: &Endpoint, servers: &[String], identity: &Identity) -> Re
     renewed.map_err(|error| chain(&error))
 }
 
-fn warn_once(said: &mut String, text: String) {
-    if *said != text {
+/// Of one kind: the text has times in it that are others every time.
+fn warn_once(said: &mut bool, text: &str) {
+    if !std::mem::replace(said, true) {
         tracing::warn!("{text}");
-        *said = text;
     }
 }
 

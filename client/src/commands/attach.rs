@@ -3,18 +3,20 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use zdap_proto::identity::{Identity, Keypair};
 use zdap_proto::message::{CloneView, Considered, Stages};
-use zdap_proto::name::{CloneId, NameError, ResourceName};
+use zdap_proto::name::{CloneId, ClusterId, NameError, ResourceName};
 
 use super::{explain, make_clone, newest_clone, place, relay, relay_image};
 use crate::attachments::Attachments;
 use crate::cli::Attach;
-use crate::cluster::{Cluster, Created};
+use crate::cluster::{Clones, Cluster, Created};
 use crate::compose::{self, ComposeError, ComposeService, RelayService};
 use crate::context::Context;
 use crate::error::Failure;
+use crate::node::NodeError;
 use crate::origin::Target;
 use crate::project::Project;
 use crate::words::Words;
@@ -35,7 +37,8 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(),
     let words = Words::parse(&arguments.words)?;
     let resource = resource_of(words.subject()?, arguments.new)?;
     let project = context.project()?;
-    let before = Before::look(context, &project, &resource, arguments)?;
+    let mut before = Before::look(context, &project, &resource, arguments)?;
+    let replaced = before.replaced.take();
     let made = Made::default();
     let attaching = attach(context, arguments, &words, &resource, &project, before, &made);
     let created = match context.until_stopped(attaching).await {
@@ -54,12 +57,15 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(),
         considered: arguments.explain.then_some(&created.considered),
     };
     if arguments.explain {
-        context.output.say(&explain::table_of(&created.considered));
+        context.output.say_asked(&explain::table_of(&created.considered));
     }
     context.output.data(&line, &document)?;
     context
         .output
         .say(&format!("`{}` starts it", project.command_to_start()));
+    if let Some(replaced) = replaced.filter(|replaced| replaced.clone != clone.id.as_str()) {
+        tell_replaced(context, &replaced).await;
+    }
     Ok(())
 }
 
@@ -124,25 +130,46 @@ async fn attach(
     attachments.attach(resource, &identity, |text| {
         compose::attach(text, &relay, arguments.force)
     })?;
-    if let Some(replaced) = before.replaced.filter(|replaced| *replaced != relay.clone) {
-        tell_replaced(context, cluster, &replaced).await;
-    }
     Ok(created)
 }
 
-/// Says what becomes of the clone whose place was taken, unless it is gone already.
-async fn tell_replaced(context: &Context<'_>, cluster: &Cluster, replaced: &str) {
-    let is_there = match cluster.clones(false).await {
-        Ok(answer) => match answer.clones.iter().any(|clone| clone.id.as_str() == replaced) {
-            true => "is",
-            false if answer.silent.is_empty() => return,
-            false => "may be",
-        },
-        Err(_) => "may be",
+/// Says what becomes of the clone whose place was taken, unless it is gone already. All is done by then: who stops this has
+/// stopped nothing else.
+async fn tell_replaced(context: &Context<'_>, replaced: &Replaced) {
+    context.output.doing("looking for the clone that was replaced");
+    let looking = async { Ok(is_there(context, replaced).await) };
+    let looked = context.until_stopped(looking).await;
+    context.output.rest();
+    let is_there = match looked {
+        Ok(Some(false)) => return,
+        Ok(Some(true)) => "is",
+        Ok(None) | Err(_) => "may be",
     };
+    let clone = &replaced.clone;
     context.output.say(&format!(
-        "clone {replaced}, which it replaces, {is_there} still there; `zdap destroy {replaced}` gives it back"
+        "clone {clone}, which it replaces, {is_there} still there; `zdap destroy {clone}` gives it back"
     ));
+}
+
+/// Returns whether the clone is there, if its cluster can say.
+async fn is_there(context: &Context<'_>, replaced: &Replaced) -> Option<bool> {
+    let reached = context.reached();
+    let asked = reached
+        .iter()
+        .filter(|cluster| replaced.cluster.as_ref().is_none_or(|id| id == cluster.id()))
+        .map(async |cluster| cluster.clones(false).await);
+    let answers = join_all(asked).await;
+    let clones = answers.iter().flatten().flat_map(|answer| &answer.clones);
+    if clones
+        .into_iter()
+        .any(|clone| clone.id.as_str() == replaced.clone)
+    {
+        return Some(true);
+    }
+    let all_say =
+        |answer: &Result<Clones, NodeError>| answer.as_ref().is_ok_and(|answer| answer.silent.is_empty());
+    // Of which cluster it is has to be known for the silence of the others to mean nothing.
+    (replaced.cluster.is_some() && !answers.is_empty() && answers.iter().all(all_say)).then_some(false)
 }
 
 /// Returns the resource that is to be attached: the subject itself, or, of a clone that is there already, what it is a
@@ -163,8 +190,15 @@ struct Before {
     service: ComposeService,
     /// The relay, as far as it is known without a clone.
     relay: RelayService,
-    /// The clone that `--force` puts aside.
-    replaced: Option<String>,
+    /// What `--force` puts aside.
+    replaced: Option<Replaced>,
+}
+
+/// The clone that was attached before.
+struct Replaced {
+    clone: String,
+    /// None: its relay's identity is lost.
+    cluster: Option<ClusterId>,
 }
 
 impl Before {
@@ -202,7 +236,12 @@ impl Before {
         Ok(Self {
             service,
             relay,
-            replaced: replaced.map(|attached| attached.clone),
+            replaced: replaced.map(|attached| Replaced {
+                clone: attached.clone,
+                cluster: project
+                    .identity(resource)
+                    .map(|identity| identity.cluster().clone()),
+            }),
         })
     }
 }

@@ -30,7 +30,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &CloneArguments) -> Re
     let created = make_clone(context, &target, &resource, words.time).await?;
     let clone = &created.clone;
     if arguments.explain {
-        output.say(&explain::table_of(&created.considered));
+        output.say_asked(&explain::table_of(&created.considered));
     }
     output.say(&format!("attach it with `zdap attach --new=false {}`", clone.id));
     let document = Document {

@@ -4,10 +4,10 @@
 
 mod fate;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use serde::Serialize;
 use zdap_proto::name::{ClusterId, ResourceName};
-use zdap_proto::refusal::RefusalKind;
+use zdap_proto::refusal::{RefusalKind, chain};
 
 use self::fate::{Fate, Wanted, ask};
 use super::{Found, tell_silent};
@@ -80,14 +80,13 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
         let found = clones
             .iter()
             .find(|found| found.clone.id.as_str() == attached.clone);
-        if let Some(Found { cluster, clone }) = found {
-            output.doing(format!("destroying {} on {}", clone.id, clone.node));
-            cluster.destroy(&clone.id).await?;
-        }
         detached.push(Detached {
             resource: attached.service.clone(),
             clone: attached.clone.clone(),
-            destroyed: found.is_some(),
+            destroyed: match found {
+                Some(found) => destroy(context, found, arguments.force).await?,
+                None => false,
+            },
         });
     }
     let resources = attached.iter().map(|attached| attached.resource.parse());
@@ -101,6 +100,28 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
         .collect();
     let document = Document { detached: &detached };
     output.data(&lines.join("\n"), &document)
+}
+
+/// Gives the clone back and returns whether that is done; with `force` nothing depends on it.
+async fn destroy(context: &Context<'_>, found: &Found, force: bool) -> Result<bool, Failure> {
+    let Found { cluster, clone } = found;
+    context
+        .output
+        .doing(format!("destroying {} on {}", clone.id, clone.node));
+    match cluster.destroy(&clone.id).await {
+        Ok(()) => Ok(true),
+        Err(error) if force => {
+            context.output.warn(&format!(
+                "clone {} stays on {}: {}; later: `zdap destroy {}`",
+                clone.id,
+                clone.node,
+                chain(&error),
+                clone.id
+            ));
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn nothing_named(attached: &[Attached]) -> Failure {
@@ -159,15 +180,20 @@ async fn reachable(context: &Context<'_>, wanted: &[Wanted], force: bool) -> Res
     for cluster in &clusters {
         context.learn_from(cluster);
     }
-    let answers = try_join_all(clusters.iter().map(ask)).await?;
-    silent.extend(answers.iter().flat_map(|answer| answer.silent.clone()));
+    let mut answers = Vec::new();
+    for (cluster, answer) in clusters.iter().zip(join_all(clusters.iter().map(ask)).await) {
+        match answer {
+            Ok(answer) => answers.push((cluster, answer)),
+            Err(error) => silent.push(Silent::failed(cluster.node().await.address(), &error)),
+        }
+    }
+    silent.extend(answers.iter().flat_map(|(_, answer)| answer.silent.clone()));
     let mut found = Vec::new();
     let mut missing = Vec::new();
     for wanted in wanted {
         let mut fates = answers
             .iter()
-            .zip(&clusters)
-            .filter_map(|(answer, cluster)| Some((cluster, wanted.fate(answer)?)))
+            .filter_map(|(cluster, answer)| Some((*cluster, wanted.fate(answer)?)))
             .collect::<Vec<_>>();
         // A cluster that has it knows better than one that does not.
         fates.sort_by_key(|(_, fate)| !matches!(fate, Fate::There(_)));
@@ -177,17 +203,17 @@ async fn reachable(context: &Context<'_>, wanted: &[Wanted], force: bool) -> Res
                 cluster: cluster.clone(),
                 clone: *clone,
             }),
-            Some((_, Fate::Gone)) => {
+            Some((_, Fate::Gone)) if !wanted.may_be_at(&silent) => {
                 let gone = format!("clone {} is gone already", attached.clone);
                 context.output.say(&gone);
             }
             Some((_, Fate::OfAnother(owner))) if !force => return Err(of_another(attached, &owner)),
-            Some((_, Fate::OfAnother(_))) | None => missing.push(attached),
+            Some((_, Fate::Gone | Fate::OfAnother(_))) | None => missing.push(attached),
         }
     }
     match (missing.is_empty(), force) {
         (true, _) => Ok(found),
-        (false, false) => Err(unreachable(&missing, &silent)),
+        (false, false) => Err(unreachable(&missing, &silent, !clusters.is_empty())),
         (false, true) => {
             tell_silent(context.output, &silent);
             for attached in missing {
@@ -216,7 +242,7 @@ fn of_another(attached: &Attached, owner: &str) -> Failure {
     .hinted("`--force` gives the service back and leaves the clone on its node")
 }
 
-fn unreachable(missing: &[&Attached], silent: &[Silent]) -> Failure {
+fn unreachable(missing: &[&Attached], silent: &[Silent], is_any_reached: bool) -> Failure {
     let clones = missing
         .iter()
         .map(|attached| format!("{} on {}", attached.clone, attached.node));
@@ -227,7 +253,10 @@ fn unreachable(missing: &[&Attached], silent: &[Silent]) -> Failure {
         clones.join(", "),
         reasons.collect::<String>()
     ))
-    .of_kind(Kind::Unreachable)
+    .of_kind(match is_any_reached {
+        true => Kind::Refused(RefusalKind::Unavailable),
+        false => Kind::Unreachable,
+    })
     .hinted("try again later, or detach with `--force` and leave the clone on its node")
 }
 
@@ -289,8 +318,10 @@ mod tests {
 
     #[test]
     fn a_clone_out_of_reach_is_named_with_its_node() {
-        let failure = unreachable(&[&attached("orders")], &[]);
+        let failure = unreachable(&[&attached("orders")], &[], false);
         assert_eq!(failure.kind.exit_code(), 3);
+        let others_answer = unreachable(&[&attached("orders")], &[], true);
+        assert_eq!(others_answer.kind.exit_code(), 1);
         assert_eq!(
             failure.message,
             "no way to orders-k3v9x2mq on db1; nothing was changed"

@@ -13,7 +13,7 @@ use super::user::default_name;
 use crate::context::Context;
 use crate::error::{Failure, Kind};
 
-/// A token knows the addresses, the cluster, and that it is we who may join. Keeps the identity and remembers the addresses.
+/// A token knows the addresses, the cluster, and that it is we who may join. Keeps the identity.
 pub(super) async fn enrol(context: &Context<'_>, token: &Token) -> Result<Identity, Failure> {
     if token.for_node {
         return Err(Failure::new("this token lets in a node, not a user").hinted(
@@ -51,11 +51,6 @@ pub(super) async fn enrol(context: &Context<'_>, token: &Token) -> Result<Identi
     };
     let identity = trusted(keypair, &enrolled, token)?;
     context.home.keep(&identity)?;
-    context.home.change(|settings| {
-        for address in &token.addresses {
-            settings.remember(address, identity.cluster());
-        }
-    })?;
     if set.is_none() && identity.subject().owner() == wanted.as_ref() {
         output.say(
             "no name was set, so it was made up; `zdap set user NAME` before the next enrolment changes it",

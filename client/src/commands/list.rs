@@ -10,14 +10,14 @@ use zdap_proto::message::{CloneState, CloneView, ResourceView, SnapshotView};
 use zdap_proto::name::{CloneId, NodeName, ResourceName, UserName};
 
 use super::tree::Tree;
-use super::{Found, Whose, find_clones, relay, tell_silent};
+use super::{Found, Whose, ask_each, find_clones, relay, tell_silent};
 use crate::cli::{Format, ListArguments};
 use crate::cluster::Cluster;
 use crate::compose::{self, ComposeService};
 use crate::context::Context;
 use crate::error::Failure;
 use crate::node::NodeError;
-use crate::origin::Reached;
+use crate::origin::{Reached, Target};
 use crate::project::Project;
 use crate::words::Words;
 
@@ -28,6 +28,7 @@ pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) 
     let reached = context.reach().await?;
     context.output.doing("asking for the resources");
     let asked = ask_all(
+        context,
         &reached,
         &words,
         async |cluster| cluster.resources().await,
@@ -67,7 +68,7 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
     context.output.doing("asking for the snapshots");
     let resource: Option<ResourceName> = words.subject.as_deref().map(str::parse).transpose()?;
     let ask = async |cluster: &Cluster| cluster.snapshots(resource.clone()).await;
-    let mut views: Vec<SnapshotView> = ask_all(&reached, &words, ask, |view| &view.node).await?;
+    let mut views: Vec<SnapshotView> = ask_all(context, &reached, &words, ask, |view| &view.node).await?;
     let key = |view: &SnapshotView| {
         let newest_first = Reverse(view.taken_at);
         (view.node.clone(), view.resource.clone(), newest_first)
@@ -270,19 +271,20 @@ impl Scope {
 }
 
 /// Asks every cluster, and leaves out what is on other nodes than the pinned one.
-async fn ask_all<T>(
+async fn ask_all<T: Clone>(
+    context: &Context<'_>,
     reached: &Reached,
     words: &Words,
     ask: impl AsyncFn(&Cluster) -> Result<Vec<T>, NodeError>,
     node: fn(&T) -> &NodeName,
 ) -> Result<Vec<T>, Failure> {
     let targets = reached.targets(words.pin.as_ref()).await?;
-    let asked = targets.iter().map(async |target| {
+    let ask = async |target: &Target| {
         let mut views = ask(&target.cluster).await?;
         views.retain(|view| target.counts(node(view)));
-        Ok::<_, NodeError>(views)
-    });
-    Ok(try_join_all(asked).await?.into_iter().flatten().collect())
+        Ok(views)
+    };
+    Ok(ask_each(context.output, &targets, ask).await?.concat())
 }
 
 /// Returns whether there is such a resource, as far as can be said.

@@ -22,6 +22,7 @@ mod user;
 
 use std::cmp::Reverse;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use chrono::SubsecRound;
 use futures_util::future::join_all;
@@ -33,6 +34,7 @@ use crate::cli::{Add, Command, List, Remove, Set};
 use crate::cluster::{Cluster, Created};
 use crate::context::Context;
 use crate::error::{Failure, Kind};
+use crate::node::NodeError;
 use crate::origin::{Reached, Silent, Target};
 use crate::output::Output;
 use crate::words::Words;
@@ -81,6 +83,30 @@ pub async fn run(context: &Context<'_>, command: Command) -> Result<ExitCode, Fa
     Ok(ExitCode::SUCCESS)
 }
 
+/// Asks the clusters. Those that do not answer are named; where none does, the first says why.
+async fn ask_each<T>(
+    output: &Output,
+    targets: &[Target],
+    ask: impl AsyncFn(&Target) -> Result<T, NodeError>,
+) -> Result<Vec<T>, Failure> {
+    let (mut answers, mut failed) = (Vec::new(), Vec::new());
+    let asked = targets.iter().map(|target| ask(target));
+    for (target, answer) in targets.iter().zip(join_all(asked).await) {
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(error) => failed.push((target, error)),
+        }
+    }
+    for (target, error) in failed {
+        if answers.is_empty() {
+            return Err(error.into());
+        }
+        let node = target.cluster.node().await;
+        output.warn(&Silent::failed(node.address(), &error).reason);
+    }
+    Ok(answers)
+}
+
 /// One clone and its cluster.
 #[derive(Debug, Clone)]
 struct Found {
@@ -110,10 +136,12 @@ async fn find_clones(
         target.cluster.clones(is_admin && is_wide).await
     });
     let (mut found, mut silent) = (Vec::new(), Vec::new());
-    for (target, answer) in targets.iter().zip(join_all(asked).await) {
+    let answers = join_all(asked).await;
+    let is_any_heard = answers.iter().any(Result::is_ok);
+    for (target, answer) in targets.iter().zip(answers) {
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if targets.len() > 1 => {
+            Err(error) if is_any_heard => {
                 let node = target.cluster.node().await;
                 silent.push(Silent::failed(node.address(), &error));
                 continue;
@@ -194,9 +222,30 @@ async fn make_clone(
     let Target { cluster, node } = target;
     context.note_maker(cluster);
     let progress = |step: Progress| output.doing(step.stage);
+    let doubt = Doubt {
+        output,
+        is_open: AtomicBool::new(false),
+    };
     Ok(cluster
-        .create_clone(resource, snapshot, node.clone(), progress)
+        .create_clone(resource, snapshot, node.clone(), &doubt.is_open, progress)
         .await?)
+}
+
+/// Whether a clone may be there that we were not told of. However the command goes on or ends, it is said.
+struct Doubt<'a> {
+    output: &'a Output,
+    is_open: AtomicBool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if *self.is_open.get_mut() {
+            self.output.warn(
+                "the clone may have been made all the same: `zdap list clones --all` shows it once all nodes answer, \
+                 and `zdap destroy` gives it back",
+            );
+        }
+    }
 }
 
 /// Returns the newest of our clones that the words fit.

@@ -1,18 +1,19 @@
 //! `zdap list nodes`.
 
-use futures_util::future::join_all;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use zdap_proto::message::{NodeState, NodeView};
 use zdap_proto::name::{NodeName, ResourceName};
 
+use super::ask_each;
 use super::table::table;
 use crate::context::Context;
 use crate::error::Failure;
+use crate::origin::Target;
 
 /// One node; part of the contract.
 #[derive(Serialize)]
-struct NodeDocument<'a> {
+pub(super) struct NodeDocument<'a> {
     name: &'a NodeName,
     address: &'a str,
     state: NodeState,
@@ -28,11 +29,10 @@ struct NodeDocument<'a> {
 pub(super) async fn list(context: &Context<'_>) -> Result<(), Failure> {
     let reached = context.reach().await?;
     context.output.doing("asking for the nodes");
-    let mut nodes = Vec::new();
-    for answer in join_all(reached.clusters.iter().map(|cluster| cluster.nodes())).await {
-        nodes.extend(answer?);
-    }
-    let documents: Vec<NodeDocument<'_>> = nodes.iter().map(|node| document(node)).collect();
+    let targets = reached.targets(None).await?;
+    let ask = async |target: &Target| Ok(target.cluster.nodes().await?.to_vec());
+    let nodes: Vec<NodeView> = ask_each(context.output, &targets, ask).await?.concat();
+    let documents: Vec<NodeDocument<'_>> = nodes.iter().map(document).collect();
     let header = [
         "NAME",
         "ADDRESS",
@@ -43,7 +43,7 @@ pub(super) async fn list(context: &Context<'_>) -> Result<(), Failure> {
         "TOTAL",
         "LOAD",
     ];
-    let text = table(&header, nodes.iter().map(|node| row(node)));
+    let text = table(&header, nodes.iter().map(row));
     context.output.data(&text, &documents)
 }
 
@@ -62,7 +62,8 @@ pub(super) fn load(load: f64) -> String {
     format!("{:.0} %", load * 100.0)
 }
 
-fn document(node: &NodeView) -> NodeDocument<'_> {
+/// Returns what is said of a node in JSON.
+pub(super) fn document(node: &NodeView) -> NodeDocument<'_> {
     NodeDocument {
         name: &node.name,
         address: &node.address,

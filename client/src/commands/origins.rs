@@ -12,7 +12,7 @@ use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
 
 use super::enrol::enrol;
-use super::nodes;
+use super::nodes::{self, NodeDocument};
 use super::table::table;
 use crate::cluster::Cluster;
 use crate::context::Context;
@@ -32,9 +32,9 @@ struct Added<'a> {
 /// Enrols with a token, or adds a node of a cluster that we are enrolled in.
 pub(super) async fn add(context: &Context<'_>, origin: &str, token: Option<&str>) -> Result<(), Failure> {
     match token {
-        None if looks_like_a_token(origin) => join(context, read_token(origin)?).await,
+        None if looks_like_a_token(origin) => join(context, read_token(origin)?, None).await,
         None => add_address(context, address(origin)?).await,
-        Some(token) => join(context, with_address(token.parse()?, address(origin)?)).await,
+        Some(token) => join(context, token.parse()?, Some(address(origin)?)).await,
     }
 }
 
@@ -81,7 +81,9 @@ struct OriginDocument<'a> {
     cluster: &'a ClusterId,
     connected: bool,
     error: Option<&'a str>,
-    node: Option<&'a NodeView>,
+    node: Option<NodeDocument<'a>>,
+    #[serde(skip)]
+    view: Option<&'a NodeView>,
     #[serde(skip)]
     name: Option<NodeName>,
 }
@@ -113,16 +115,35 @@ pub(super) async fn list(context: &Context<'_>) -> Result<(), Failure> {
     context.output.data(&text, &documents)
 }
 
-async fn join(context: &Context<'_>, token: Token) -> Result<(), Failure> {
-    let identity = enrol(context, &token).await?;
+/// Enrols, and remembers the addresses that the token knows, and the one that was typed if the cluster answers there.
+async fn join(context: &Context<'_>, token: Token, typed: Option<String>) -> Result<(), Failure> {
+    let own = token.addresses.clone();
+    let token = match &typed {
+        Some(typed) => with_address(token, typed.clone()),
+        None => token,
+    };
+    let typed = typed.filter(|typed| !own.contains(typed));
+    let identity = Arc::new(enrol(context, &token).await?);
+    context.home.change(|settings| {
+        for address in &own {
+            settings.remember_new(address, identity.cluster());
+        }
+    })?;
     // Enrolment is done, whatever comes of this.
     let endpoint = context.endpoint()?;
-    let identity = Arc::new(identity);
-    match Cluster::reach(&endpoint, &identity, &token.addresses).await {
-        Ok(cluster) => learn(context, &cluster).await,
-        Err(errors) => {
-            for (address, error) in errors {
-                context.output.warn(&Silent::unreached(&address, &error).reason);
+    for addresses in [typed.as_slice(), own.as_slice()] {
+        match Cluster::reach(&endpoint, &identity, addresses).await {
+            Ok(cluster) => {
+                let node = cluster.node().await;
+                let remember = |settings: &mut Settings| settings.remember(node.address(), cluster.id());
+                context.home.change(remember)?;
+                learn(context, &cluster).await;
+                break;
+            }
+            Err(errors) => {
+                for (address, error) in errors {
+                    context.output.warn(&Silent::unreached(&address, &error).reason);
+                }
             }
         }
     }
@@ -159,7 +180,7 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
     }
     let question = format!("Token for {address} (an administrator gets it by `zdapd token user` there):");
     match context.output.ask(&question).await {
-        Some(token) => join(context, with_address(token.parse()?, address)).await,
+        Some(token) => join(context, token.parse()?, Some(address)).await,
         None => Err(Failure::new(format!("a token is needed for {address}")).hinted(
             "ask the administrator to run `zdapd token user NAME` on a node and give you the token; \
              then `zdap add origin TOKEN`",
@@ -244,7 +265,8 @@ fn document<'a>(visit: &'a Visit, visits: &'a [Visit], settings: &Settings) -> O
         cluster: &visit.cluster,
         connected: visit.result.is_ok(),
         error: visit.result.as_ref().err().map(|silent| silent.reason.as_str()),
-        node,
+        node: node.map(nodes::document),
+        view: node,
         name: named.or_else(|| node.map(|node| node.name.clone())),
     }
 }
@@ -270,7 +292,7 @@ fn row(origin: &OriginDocument<'_>, is_verbose: bool) -> Vec<String> {
     let mut row = vec![
         origin.address.to_owned(),
         name.unwrap_or_else(|| "-".to_owned()),
-        match (origin.error, origin.node) {
+        match (origin.error, origin.view) {
             (None, None) => "connected".to_owned(),
             (None, Some(node)) => nodes::state(node.state).to_owned(),
             (Some(reason), _) if is_verbose => reason.to_owned(),
@@ -278,7 +300,7 @@ fn row(origin: &OriginDocument<'_>, is_verbose: bool) -> Vec<String> {
         },
     ];
     // What is known of a node that does not answer is of another time.
-    if let (true, true, Some(node)) = (is_verbose, origin.connected, origin.node) {
+    if let (true, true, Some(node)) = (is_verbose, origin.connected, origin.view) {
         let of = |free, total| format!("{} of {}", BinaryBytes(free), BinaryBytes(total));
         row.extend([
             node.resources.len().to_string(),

@@ -71,6 +71,13 @@ impl Settings {
         self.drop_left_clusters();
     }
 
+    /// Remembers an address where nobody has looked yet; one that is known already stays that of its cluster.
+    pub fn remember_new(&mut self, address: &str, cluster: &ClusterId) {
+        if self.origins.iter().all(|origin| origin.address != address) {
+            self.remember(address, cluster);
+        }
+    }
+
     /// Puts what a cluster has told through `last` in the place of what it told before; nothing once its origins are gone.
     pub fn learn(&mut self, cluster: &ClusterId, last: &str, nodes: &[NodeView]) {
         let nodes = nodes.iter().map(|node| LearnedNode {
@@ -217,6 +224,15 @@ mod tests {
         let mut again = settings();
         again.learn(&cluster("abc"), &address("b"), &views(&["b", "a", "c"]));
         assert_eq!(again, settings());
+    }
+
+    #[test]
+    fn an_address_where_nobody_has_looked_stays_that_of_another_cluster() {
+        let mut settings = settings();
+        settings.remember_new("nat:1", &cluster("xyz"));
+        settings.remember_new("other:1", &cluster("xyz"));
+        assert_eq!(settings.added(&cluster("abc")), ["nat:1"]);
+        assert_eq!(settings.added(&cluster("xyz")), ["other:1"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use quinn::{RecvStream, SendStream};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Subject};
 use zdap_proto::message::{Answer, Call, CloneState, CloneView, NodeState, NodeView, Reply, Request};
+use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::transport::{accept, bind, handshake, server_endpoint};
 
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -135,6 +137,22 @@ pub fn clone_view(node: &str) -> CloneView {
 
 pub fn no_nodes() -> Reply {
     Reply::Done(Answer::Nodes(Vec::new()))
+}
+
+/// Refuses some requests, from when it is told to.
+pub fn refusing(
+    which: fn(&Request) -> bool,
+) -> (
+    Arc<AtomicBool>,
+    impl Fn(&Request) -> Option<Reply> + Send + Sync + Clone + 'static,
+) {
+    let refuses = Arc::new(AtomicBool::new(false));
+    let told = refuses.clone();
+    let refuse = move |request: &Request| {
+        let refusal = Refusal::new(RefusalKind::Failed, "the disk is on fire");
+        (told.load(Ordering::Relaxed) && which(request)).then_some(Reply::Refused(refusal))
+    };
+    (refuses, refuse)
 }
 
 /// Keeps an identity where zdap looks for it.

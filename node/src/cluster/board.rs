@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use zdap_proto::digest::NodeDigest;
 use zdap_proto::name::{NodeName, UserName};
 
-use super::files::Files;
-use super::{Heard, Seen, View};
+use super::files::{Files, Remembered};
+use super::names::Names;
+use super::{Seen, View};
 use crate::catalog::{Catalog, Hash, Ledger};
-use crate::gossip::Member;
+use crate::gossip::{Member, MemberState};
 
 /// What is believed and said.
 #[derive(Debug)]
@@ -23,10 +24,15 @@ pub(crate) struct Board {
     pub(super) ledger: Mutex<Ledger>,
     /// Whose catalogs are being pulled.
     pub(super) pulling: Mutex<BTreeSet<NodeName>>,
-    pub(super) revoked: Mutex<BTreeSet<UserName>>,
+    /// Who is a user at any node, or was.
+    pub(super) users: Names,
+    pub(super) revoked: Names,
+    /// Another node told of names that may not be in the files yet.
+    pub(super) unwritten: Notify,
     pub(super) is_draining: AtomicBool,
-    /// Where other nodes were when this one ended last, `host:port`.
-    pub(super) remembered: Vec<String>,
+    pub(super) is_stopping: AtomicBool,
+    /// The other nodes when this one ended last.
+    pub(super) remembered: Vec<Remembered>,
     pub(super) opened: Instant,
     /// Something that this node says of itself may have changed.
     pub(super) changed: Notify,
@@ -38,7 +44,7 @@ pub(crate) struct Board {
 pub(crate) enum News {
     /// A member is new or has changed.
     Member(Member),
-    /// A member is known no more.
+    /// The gossip knows a member no more: it has been down for long, or whoever knew it was lost.
     Forgotten(NodeName),
     /// A node said something new of itself.
     Digest(NodeDigest),
@@ -60,7 +66,12 @@ impl Board {
             for news in news {
                 match news {
                     News::Member(member) => has_newcomers |= view.note(member),
-                    News::Forgotten(name) => drop(view.members.remove(&name)),
+                    // What it has does not go away.
+                    News::Forgotten(name) => {
+                        if let Some(seen) = view.members.get_mut(&name) {
+                            seen.state = MemberState::Down;
+                        }
+                    }
                     News::Digest(digest) => view.overhear(digest, now),
                     News::Renewed(epoch) => {
                         if let Some(me) = view.members.get_mut(&view.me) {
@@ -90,8 +101,10 @@ impl Board {
 
     /// Keeps what a node told.
     pub(crate) fn keep(&self, of: &NodeName, catalog: Catalog) {
-        if let Err(error) = self.revoke(&catalog.facts.revoked) {
-            tracing::error!(%error, "write down who is revoked");
+        self.note_users(&catalog.facts.users);
+        if self.revoked.add(&catalog.facts.revoked) {
+            self.changed.notify_one();
+            self.unwritten.notify_one();
         }
         self.change(of, |seen| seen.catalog = Some(Arc::new(catalog)));
     }
@@ -119,19 +132,30 @@ impl Board {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn revoke(&self, users: &BTreeSet<UserName>) -> io::Result<()> {
-        let mut revoked = self.revoked();
-        if users.is_subset(&revoked) {
-            return Ok(());
+    /// Notes who is a user; it is written down soon.
+    pub(super) fn note_users(&self, users: &BTreeSet<UserName>) {
+        if self.users.add(users) {
+            self.changed.notify_one();
+            self.unwritten.notify_one();
         }
-        // Also when it cannot be written down: until the next start is better than not at all.
-        revoked.extend(users.iter().cloned());
-        self.changed.notify_one();
-        self.files.write_revoked(&revoked)
     }
 
-    pub(super) fn revoked(&self) -> MutexGuard<'_, BTreeSet<UserName>> {
-        self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn revoke(&self, user: &UserName) -> io::Result<()> {
+        // Also when it cannot be written down: until the next start is better than not at all.
+        if self.revoked.add(&BTreeSet::from([user.clone()])) {
+            self.changed.notify_one();
+        }
+        let written = self.revoked.write();
+        if written.is_err() {
+            self.unwritten.notify_one();
+        }
+        written
+    }
+
+    pub(super) fn write_names(&self) -> io::Result<()> {
+        // One that cannot be written does not keep the other from it.
+        let (users, revoked) = (self.users.write(), self.revoked.write());
+        users.and(revoked)
     }
 }
 
@@ -160,42 +184,5 @@ impl Drop for Pulling {
     fn drop(&mut self) {
         let mut pulling = self.board.pulling.lock().unwrap_or_else(PoisonError::into_inner);
         pulling.remove(&self.of);
-    }
-}
-
-impl View {
-    /// Returns whether the member is new.
-    fn note(&mut self, member: Member) -> bool {
-        let Member {
-            name,
-            address,
-            state,
-            epoch,
-            ..
-        } = member;
-        match self.members.get_mut(&name) {
-            Some(seen) => {
-                (seen.address, seen.state, seen.epoch) = (address, state, epoch);
-                false
-            }
-            None => {
-                let seen = Seen {
-                    address,
-                    state,
-                    epoch,
-                    digest: None,
-                    catalog: None,
-                };
-                self.members.insert(name, seen);
-                true
-            }
-        }
-    }
-
-    /// What a node says before it is a member is found when it is one.
-    fn overhear(&mut self, digest: NodeDigest, at: Instant) {
-        if let Some(seen) = self.members.get_mut(&digest.node) {
-            seen.digest = Some(Heard { digest, at });
-        }
     }
 }

@@ -54,17 +54,15 @@ pub fn tell(node: &Node, resources: &mut Resources) {
             .collect();
         resources.of = Some(catalogue);
     }
+    let board = &node.cluster.board;
+    let users = node.invites.users().into_iter();
+    board.note_users(&users.chain(enrol::owners(node)).collect());
     let facts = Facts {
         address: node.address.clone(),
         resources: resources.facts.clone(),
         snapshots: node.bases.list().into_iter().collect(),
-        users: node
-            .invites
-            .users()
-            .into_iter()
-            .chain(enrol::owners(node))
-            .collect(),
-        revoked: node.cluster.board.revoked().clone(),
+        users: board.users.all(),
+        revoked: board.revoked.all(),
     };
     let catalog = node.cluster.tell(facts);
     node.cluster.publish(report(node, &catalog));
@@ -105,7 +103,7 @@ pub(crate) fn figures(node: &Node, promised: &Tokens) -> NodeReport {
         load_percent: machine.load_percent(),
         clones: u16::try_from(clones).unwrap_or(u16::MAX),
         flags: NodeFlags {
-            draining: node.cluster.is_draining(),
+            draining: node.cluster.is_draining() || node.cluster.is_stopping(),
             full: room.free_bytes < room.total_bytes / FULL,
             // No backend says so before it fails to make a clone.
             read_only: false,

@@ -21,7 +21,7 @@ pub enum Action {
     PersistGeneration(u64),
     /// A member is new or has changed.
     Member(Member),
-    /// A member that has been down for a day is known no more.
+    /// A member is known no more: it has been down for a day, or this node has lost everybody and not met it again.
     Forgotten(NodeName),
     /// A node said something new of itself.
     Digest(NodeDigest),

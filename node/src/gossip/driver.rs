@@ -4,6 +4,7 @@
 //! is used. It runs on a thread of its own: a node that is held up must not look like one that has died.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use zdap_proto::digest::NodeReport;
 use zdap_proto::name::NodeName;
 
@@ -60,24 +61,30 @@ pub struct Driver {
     pub(crate) report: watch::Receiver<Option<NodeReport>>,
 }
 
-/// Starts the gossip: on a thread of its own, or here.
+/// Starts the gossip: on a thread of its own, or here. The receiver hears of its end, whatever ends it.
 pub(crate) fn start(
     driver: Driver,
     links: Links,
     contacts: Vec<SocketAddr>,
     own_thread: bool,
-) -> io::Result<()> {
+) -> io::Result<oneshot::Receiver<Infallible>> {
+    let (alive, ended) = oneshot::channel();
+    let drive = async move {
+        // Dropped at the end of this, also by a panic.
+        let _alive = alive;
+        drive(driver, links, contacts).await;
+    };
     if !own_thread {
-        tokio::spawn(drive(driver, links, contacts));
-        return Ok(());
+        tokio::spawn(drive);
+        return Ok(ended);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     std::thread::Builder::new()
         .name("gossip".to_owned())
-        .spawn(move || runtime.block_on(drive(driver, links, contacts)))?;
-    Ok(())
+        .spawn(move || runtime.block_on(drive))?;
+    Ok(ended)
 }
 
 /// Runs the gossip until the node has left or is gone.
@@ -97,10 +104,21 @@ async fn drive(driver: Driver, links: Links, contacts: Vec<SocketAddr>) {
         board,
         links,
         asks,
+        unwritten: None,
     };
     driving.gossip.join(contacts, now());
     loop {
-        driving.act();
+        while driving.act().is_err() {
+            // Until it is written, it is as if this node were not there.
+            match timeout(WRITTEN_AGAIN, only_leave(&mut commands)).await {
+                Ok(None) => return,
+                Ok(Some(gone)) => {
+                    let _ = gone.send(());
+                    return;
+                }
+                Err(_) => {}
+            }
+        }
         let wake = driving.gossip.next_wake();
         let is_due = wake.is_some_and(|at| at <= now());
         // In this order: what was said before the time has come counts.
@@ -137,12 +155,23 @@ async fn drive(driver: Driver, links: Links, contacts: Vec<SocketAddr>) {
     }
 }
 
+/// Waits until the node is to leave, or is gone, and does nothing else that is asked.
+async fn only_leave(commands: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
+    loop {
+        if let Command::Leave(gone) = commands.recv().await? {
+            return Some(gone);
+        }
+    }
+}
+
 struct Driving {
     gossip: Gossip,
     rng: StdRng,
     board: Arc<Board>,
     links: Links,
     asks: mpsc::WeakSender<Command>,
+    /// A generation that could not be written down yet.
+    unwritten: Option<u64>,
 }
 
 impl Driving {
@@ -173,22 +202,26 @@ impl Driving {
 
     async fn leave(&mut self) {
         self.gossip.leave(now());
-        self.act();
-        self.links.flushed().await;
+        if self.act().is_ok() {
+            self.links.flushed().await;
+        }
     }
 
-    /// Does what the gossip wants done, until there is nothing more.
-    fn act(&mut self) {
+    /// Does what the gossip wants done, until there is nothing more, or a generation cannot be written down: then that is
+    /// first the next time.
+    fn act(&mut self) -> Result<(), Unwritten> {
+        if let Some(generation) = self.unwritten {
+            self.persist(generation)?;
+        }
         let mut news = Vec::new();
         let mut spoken = BTreeSet::new();
-        while let Some(action) = self.gossip.poll_action() {
+        let mut done = Ok(());
+        while done.is_ok()
+            && let Some(action) = self.gossip.poll_action()
+        {
             match action {
                 Action::Send { to, packet } => self.links.send(to, packet.into()),
-                Action::PersistGeneration(generation) => {
-                    if let Err(error) = self.board.files.write_generation(generation) {
-                        tracing::error!(%error, generation, "write down this node's generation");
-                    }
-                }
+                Action::PersistGeneration(generation) => done = self.persist(generation),
                 Action::Member(member) => {
                     tracing::info!(node = %member.name, address = %member.address, state = ?member.state, "member");
                     spoken.insert(member.name.clone());
@@ -220,6 +253,21 @@ impl Driving {
             self.board.hear(news, || gossip.digests(now()));
             for pulling in self.board.begin_to_pull(Some(spoken)) {
                 self.pull(pulling);
+            }
+        }
+        done
+    }
+
+    fn persist(&mut self, generation: u64) -> Result<(), Unwritten> {
+        match self.board.files.write_generation(generation) {
+            Ok(()) => {
+                self.unwritten = None;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, generation, "write down this node's generation; it is silent until that is done");
+                self.unwritten = Some(generation);
+                Err(Unwritten)
             }
         }
     }
@@ -260,6 +308,9 @@ impl Driving {
     }
 }
 
+/// A generation could not be written down: nothing is to be sent that may tell of it.
+struct Unwritten;
+
 async fn until(wake: Option<std::time::Instant>) {
     match wake {
         Some(at) => tokio::time::sleep_until(Instant::from_std(at)).await,
@@ -272,6 +323,8 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// How often a generation is tried to be written down that could not be.
+const WRITTEN_AGAIN: Duration = Duration::from_secs(1);
 /// Packets that are handled before anything is done about them.
 const BATCH: usize = 64;
 /// Nodes that are asked for a catalog when its own does not answer.
@@ -279,3 +332,69 @@ const OTHER_SOURCES: usize = 2;
 /// Each node of a large cluster asks within a time that lets the origin answer a hundred a second.
 const SPREAD_PER_NODE: Duration = Duration::from_millis(10);
 const MOST_SPREAD: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use chrono::Utc;
+    use zdap_proto::digest::NodeDigest;
+    use zdap_proto::identity::{ClusterCa, Subject};
+    use zdap_proto::transport;
+
+    use super::*;
+    use crate::cluster::{Cluster, GossipSetup};
+
+    fn driving(state_dir: &Path) -> Driving {
+        let ca = ClusterCa::found(Utc::now()).unwrap();
+        let name: NodeName = "a".parse().unwrap();
+        let subject = Subject::Node(name.clone());
+        let identity = ca.identity(&subject, Duration::from_hours(1), Utc::now());
+        let (_, driver) = Cluster::open(
+            state_dir,
+            ca.cluster().clone(),
+            name,
+            "127.0.0.1:1".parse().unwrap(),
+            "127.0.0.1:1".to_owned(),
+            GossipSetup::default(),
+        )
+        .unwrap();
+        let certified = watch::Sender::new(identity.unwrap());
+        Driving {
+            gossip: driver.gossip,
+            rng: driver.rng,
+            board: driver.board,
+            links: Links::new(transport::client_endpoint().unwrap(), certified.subscribe()),
+            asks: driver.asks,
+            unwritten: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_after_a_generation_that_cannot_be_written_down_until_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut driving = driving(directory.path());
+        let later = driving.gossip.me().epoch() + 9;
+        let other = tempfile::tempdir().unwrap();
+        let mut knowledge = self::driving(other.path()).gossip.knowledge();
+        knowledge.cluster = driving.gossip.knowledge().cluster;
+        knowledge.members.clear();
+        knowledge.digests = vec![NodeDigest {
+            node: driving.gossip.me().name().clone(),
+            generation: later,
+            sequence: 1,
+            report: NodeReport::default(),
+        }];
+        let file = directory.path().join("generation");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        driving.gossip.learn(knowledge, now()).unwrap();
+        assert!(driving.act().is_err());
+        assert!(driving.act().is_err(), "it is not forgotten");
+
+        std::fs::remove_dir(&file).unwrap();
+        assert!(driving.act().is_ok());
+        let written = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(written.trim(), (later + 1).to_string());
+    }
+}

@@ -6,7 +6,8 @@
 //!    memory for the clone and a twentieth of the machine's is left. Who names a node gets that one or none.
 //! 2. **Freshness** is part of the filter, and never of the order. Who names a time gets a node that has precisely that
 //!    snapshot. Else a node is eligible if its newest snapshot is at most one period of the resource's `cron` older than the
-//!    newest on any node that answers. A node that is down keeps nobody from what the others have.
+//!    newest on any node that answers. A node that is down keeps nobody from what the others have, and neither does one
+//!    whose clock is fast: snapshots of the future do not count as the newest.
 //! 3. **Order**: by [`Prediction::cost`], how busy the node would be with the clone, all that is promised counted: the
 //!    reservations it has told of, what this node has placed there since, and what its last offer has shown that others have
 //!    ([`Debits`]). Ties are random. A clone that waits there warm costs nothing.
@@ -29,7 +30,7 @@ mod share;
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use zdap_proto::digest::NodeReport;
@@ -53,6 +54,8 @@ pub struct Wish {
     pub period: Option<Duration>,
     /// What the clone takes.
     pub clone: Demand,
+    /// The time of day here.
+    pub now: DateTime<Utc>,
 }
 
 /// What is known here of one node, this one included.
@@ -123,8 +126,10 @@ pub fn rank<'a>(
     let newest = nodes
         .iter()
         .filter(|known| known.answers())
-        .filter_map(Known::newest)
-        .max();
+        .flat_map(Known::snapshots)
+        .filter(|snapshot| snapshot.time() <= wish.now + CLOCKS_DIFFER)
+        .max()
+        .copied();
     let mut eligible = Vec::new();
     let mut ineligible = Vec::new();
     for known in &nodes {
@@ -179,10 +184,10 @@ impl Known<'_> {
         self.state == MemberState::Alive && self.report.is_some_and(|report| !report.flags.stale)
     }
 
-    fn newest(&self) -> Option<SnapshotTime> {
+    fn snapshots(&self) -> &[SnapshotTime] {
         match self.stock {
-            Stock::Unknown | Stock::None => None,
-            Stock::Snapshots(snapshots) => snapshots.iter().max().copied(),
+            Stock::Unknown | Stock::None => &[],
+            Stock::Snapshots(snapshots) => snapshots,
         }
     }
 
@@ -240,7 +245,7 @@ impl Known<'_> {
             let has_it = snapshots.contains(&wanted);
             return (!has_it).then_some(Reason::NoSuchSnapshot { wanted });
         }
-        let Some(newest) = self.newest() else {
+        let Some(newest) = snapshots.iter().max().copied() else {
             return Some(Reason::NoSnapshot);
         };
         let elsewhere = elsewhere.unwrap_or(newest);
@@ -258,6 +263,9 @@ const BEST_AT_LEAST: usize = 5;
 
 /// The usual `cron` of a resource is once a night.
 const USUAL_PERIOD: Duration = Duration::from_hours(24);
+
+/// A snapshot that is later than this node's clock by more was not taken then.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
 /// The first version that knows reservations.
 const OLDEST_PROTOCOL: u16 = 1;

@@ -38,6 +38,7 @@ fn wish() -> Wish {
         node: None,
         period: Some(Duration::from_hours(24)),
         clone: Demand::of_clone(None, 10 << 30),
+        now: time("2026-11-22T12:00:00Z").time(),
     }
 }
 
@@ -193,6 +194,19 @@ fn a_node_that_is_gone_keeps_nobody_from_older_snapshots() {
     assert_eq!(eligible(&ranked(&facts, &wish(), 0)), ["node1"]);
     facts[0].state = MemberState::Down;
     assert_eq!(eligible(&ranked(&facts, &wish(), 0)), ["node2"]);
+}
+
+#[test]
+fn a_node_whose_clock_is_fast_keeps_nobody_from_what_the_others_have() {
+    let facts = [
+        Fact::has(1, &["2026-11-22T03:00:00Z"]),
+        Fact::has(2, &["2026-11-20T03:00:00Z"]),
+        Fact::has(3, &["2027-01-01T03:00:00Z"]),
+    ];
+    let ranking = ranked(&facts, &wish(), 0);
+    let mut eligible = eligible(&ranking);
+    eligible.sort_unstable();
+    assert_eq!(eligible, ["node1", "node3"]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ use super::asker::Asker;
 use super::bidding::NotReserved;
 use super::finding::{Bounded, Search, search};
 use super::making::Wanted;
-use super::{Answered, bidding, making, resource_named};
+use super::{Answered, Made, bidding, making, resource_named};
 use crate::gossip::MemberState;
 use crate::node::Node;
 use crate::placement::{self, Choice, Debits, Reason};
@@ -133,10 +133,12 @@ async fn in_turn(
         match make(node, &at, asker, wanted).await {
             Ok(answered) => {
                 *placed = settle(node, wanted, &answered);
-                return Ok(Answered {
-                    made: None,
-                    ..answered
+                // Who asks again has lost the one that made it: nobody else takes it back when it is no longer wanted.
+                let made = placed.as_ref().filter(|_| wanted.attempt > 0).map(|found| Made {
+                    clone: found.clone.id.clone(),
+                    node: found.clone.node.clone(),
                 });
+                return Ok(Answered { made, ..answered });
             }
             Err(NotMade { refusal, is_lost }) => {
                 if !is_lost {

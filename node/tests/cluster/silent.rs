@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
+use zdap_node::cluster::View;
 use zdap_node::gossip::MemberState;
-use zdap_proto::message::{Answer, Request};
+use zdap_proto::message::{Answer, Invited, Request, Wanted};
 use zdap_proto::name::{CloneId, RequestId};
 use zdap_proto::refusal::RefusalKind;
 
 use crate::together::Together;
-use crate::world::{created, order, retry};
+use crate::world::{created, enrol, order, order_at, retry};
 
 #[tokio::test]
 async fn a_node_that_is_gone_is_named_and_the_rest_is_shown() {
@@ -67,6 +68,85 @@ async fn a_node_that_is_gone_is_named_and_the_rest_is_shown() {
         (RefusalKind::Unavailable, "node `c` is down")
     );
     ada.create().await;
+}
+
+#[tokio::test]
+async fn what_a_node_had_that_is_gone_is_still_its_own_when_the_others_have_restarted() {
+    let mut together = Together::start(&["a", "b", "c"]).await;
+    let anybody = || Invited::User {
+        name: None,
+        admin: false,
+    };
+    let wanted = |name: &str| Wanted::User {
+        name: Some(name.parse().unwrap()),
+    };
+    let (_, enrolled) = {
+        let token = together.nodes[2].token(anybody()).await;
+        enrol(&token, wanted("ada")).await.unwrap()
+    };
+    assert_eq!(enrolled.nodes.len(), 3);
+    let lost = together.nodes[2].user("ada").await.create_at("c").await.id;
+    let state = together.machines[1].state().to_owned();
+    let has = |file: &str, word: &str| {
+        let text = std::fs::read_to_string(state.join(file)).unwrap_or_default();
+        text.split_whitespace().any(|written| written == word)
+    };
+    while !(has("users", "ada") && has("members", "a") && has("members", "c")) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for node in together.nodes.drain(..) {
+        node.kill();
+    }
+
+    let b = together.machines[1].start_apart(0, None).await.unwrap();
+    let ada = b.user("ada").await;
+    let everything = Request::ListClones {
+        resource: None,
+        all_owners: false,
+    };
+    let Answer::Clones { silent, .. } = ada.ask(&everything).await.unwrap() else {
+        panic!("clones")
+    };
+    let names: Vec<_> = silent.iter().map(|silent| silent.node.as_str()).collect();
+    assert_eq!(names, ["a", "c"]);
+    let refusal = ada.ask(&Request::DestroyClone { clone: lost }).await.unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Unavailable);
+    assert!(refusal.message.contains("\n  c: "), "{refusal}");
+
+    let reason = enrol(&b.token(anybody()).await, wanted("ada")).await.unwrap_err();
+    assert_eq!(reason, "the name `ada` is somebody's already");
+    let reason = enrol(&b.token(anybody()).await, wanted("bob")).await.unwrap_err();
+    assert!(
+        reason.starts_with("the name `bob` may be somebody's already: node `a` is down"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_stops_finishes_what_it_does_before_it_leaves() {
+    let mut together = Together::start(&["a", "b"]).await;
+    let ada = together.nodes[1].user("ada").await;
+    together.machines[1].faults.set_latency(Duration::from_secs(1));
+    let (request, state) = (order_at("b", &RequestId::random()), |view: &View| {
+        let seen = &view.members[&"b".parse().unwrap()];
+        let digest = seen.digest.as_ref().unwrap();
+        (seen.state, digest.digest.report.flags.draining)
+    });
+    let (a, b) = {
+        let b = together.nodes.pop().unwrap();
+        (together.nodes.pop().unwrap(), b)
+    };
+    let stop = async {
+        together.machines[1].until(|clones| !clones.is_empty()).await;
+        b.stop().await;
+    };
+    let seen = a.until("b takes no more and is there", |view| {
+        state(view) == (MemberState::Alive, true)
+    });
+    let (clone, (), ()) = tokio::join!(ada.ask(&request), stop, seen);
+    created(clone.unwrap());
+    a.until("b is down", |view| state(view).0 == MemberState::Down)
+        .await;
 }
 
 #[tokio::test]

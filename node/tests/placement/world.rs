@@ -283,6 +283,7 @@ impl World {
             node: None,
             period: None,
             clone: clone(),
+            now: snapshots[0].time(),
         };
         let ranking = rank(known, &wish, &mut self.rng);
         Choice::new(ranking, &mut self.rng)

@@ -82,6 +82,9 @@ fn the_seeds_that_are_asked_for_hold() {
                     if seed >= start + count {
                         return;
                     }
+                    if seed > start && (seed - start).is_multiple_of(1000) {
+                        println!("{} seeds so far", seed - start);
+                    }
                     let report = story::live(seed).report();
                     if !report.is_empty() {
                         print!("{report}");
@@ -111,6 +114,7 @@ fn tell_all() {
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())
         .with_timer(Simulated(std::sync::OnceLock::new()))
+        .with_ansi(false)
         .with_test_writer();
     log.init();
 }

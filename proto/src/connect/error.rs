@@ -176,22 +176,34 @@ pub fn explain(address: &str, error: ConnectionError) -> ConnectError {
     }
 }
 
-/// Returns the error that says most about why none of `addresses` was reached.
-pub fn most_telling(mut errors: Vec<ConnectError>, addresses: &[String]) -> ConnectError {
-    if errors.is_empty() {
-        return ConnectError::NoAddress;
-    }
-    if let Some(definite) = errors.iter().position(ConnectError::is_definite) {
-        return errors.swap_remove(definite);
-    }
-    let silent = |error: &ConnectError| matches!(error, ConnectError::NoAnswer { .. });
-    if errors.iter().all(silent) {
-        return ConnectError::NoAnswer {
-            address: addresses.join(", "),
-            after: CONNECT_DEADLINE,
+/// Returns the error that says most about why none of several nodes was reached, one error for each. It is definite only if
+/// all are: another try may well reach the node whose error is not.
+pub fn most_telling(errors: Vec<ConnectError>) -> ConnectError {
+    let (definite, temporary): (Vec<_>, Vec<_>) = errors.into_iter().partition(ConnectError::is_definite);
+    let silent = temporary.iter().map(|error| {
+        let ConnectError::NoAnswer { address, .. } = error else {
+            return None;
         };
+        Some(address.as_str())
+    });
+    match silent.collect::<Option<Vec<_>>>() {
+        Some(silent) if silent.len() > 1 => ConnectError::NoAnswer {
+            address: silent.join(", "),
+            after: CONNECT_DEADLINE,
+        },
+        Some(_) | None => first(temporary.into_iter().chain(definite)),
     }
-    errors.swap_remove(0)
+}
+
+/// Returns the error that says most about why one node was not reached, one error for each of its IP addresses: what one of
+/// them says for good the others would say, too.
+pub(super) fn most_telling_of_one(errors: Vec<ConnectError>) -> ConnectError {
+    let (definite, temporary): (Vec<_>, Vec<_>) = errors.into_iter().partition(ConnectError::is_definite);
+    first(definite.into_iter().chain(temporary))
+}
+
+fn first(mut errors: impl Iterator<Item = ConnectError>) -> ConnectError {
+    errors.next().unwrap_or(ConnectError::NoAddress)
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is rustls's and open")]
@@ -211,4 +223,52 @@ fn refusal(alert: AlertDescription) -> String {
 fn alert(code: u64) -> Option<AlertDescription> {
     let alert = code.checked_sub(0x100)?;
     u8::try_from(alert).ok().map(AlertDescription::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_answer(address: &str) -> ConnectError {
+        ConnectError::NoAnswer {
+            address: address.to_owned(),
+            after: CONNECT_DEADLINE,
+        }
+    }
+
+    #[test]
+    fn of_several_nodes_one_that_may_answer_later_counts_for_more_than_one_that_never_will() {
+        let other = || ConnectError::OtherCluster("db1:43210".to_owned());
+        let error = most_telling(vec![other(), no_answer("db2:43210")]);
+        assert!(!error.is_definite(), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "no answer from db2:43210 within 5 s (UDP)",
+            "the one that has answered is not named"
+        );
+        assert!(most_telling(vec![other(), other()]).is_definite());
+        assert!(matches!(most_telling(Vec::new()), ConnectError::NoAddress));
+    }
+
+    #[test]
+    fn nodes_that_are_all_silent_are_named_together() {
+        let error = most_telling(vec![no_answer("db1:43210"), no_answer("db2:43210")]);
+        assert_eq!(
+            error.to_string(),
+            "no answer from db1:43210, db2:43210 within 5 s (UDP)"
+        );
+    }
+
+    #[test]
+    fn of_one_node_the_address_that_answers_counts_for_more_than_one_that_cannot_be_reached() {
+        let refused = ConnectError::Refused {
+            address: "db1:43210".to_owned(),
+            reason: "it is revoked".to_owned(),
+        };
+        let local = ConnectError::Local {
+            address: "db1:43210".to_owned(),
+            reason: "network unreachable".to_owned(),
+        };
+        assert!(most_telling_of_one(vec![local, refused]).is_definite());
+    }
 }

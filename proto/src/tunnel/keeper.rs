@@ -110,7 +110,7 @@ impl Keeper {
             }),
             Err(errors) => {
                 let errors = errors.into_iter().map(|(_, error)| error).collect();
-                Err(most_telling(errors, &self.servers))
+                Err(most_telling(errors))
             }
         }
     }

@@ -61,6 +61,16 @@ pub(super) enum Fate {
 }
 
 impl Wanted {
+    /// Returns whether the clone may be with one of the silent although another says that it is gone: it is not known which
+    /// cluster it is in, and each may have a node of that name.
+    pub(super) fn may_be_at(&self, silent: &[Silent]) -> bool {
+        let may_have_it = |silent: &Silent| {
+            let node = silent.node.as_ref();
+            node.is_none_or(|node| node.as_str() == self.attached.node)
+        };
+        self.cluster.is_none() && silent.iter().any(may_have_it)
+    }
+
     /// Returns what the answer says of the clone; nothing if its node was not heard. Names of nodes repeat across clusters.
     pub(super) fn fate(&self, answer: &Answer) -> Option<Fate> {
         let clone = answer
@@ -119,6 +129,24 @@ mod tests {
             ..answer("db1", "abc", "ada")
         };
         assert_eq!(wanted.fate(&there), Some(Fate::There(Box::new(clone))));
+    }
+
+    #[test]
+    fn a_clone_of_an_unknown_cluster_is_not_taken_for_gone_while_a_cluster_is_silent() {
+        let of = |cluster: Option<&str>| Wanted {
+            attached: attached("orders"),
+            cluster: cluster.map(|cluster| cluster.parse().unwrap()),
+        };
+        let silent = |node: Option<&str>| Silent {
+            node: node.map(|node| node.parse().unwrap()),
+            reason: "no answer".to_owned(),
+            hint: None,
+        };
+        assert!(of(None).may_be_at(&[silent(None)]), "a whole cluster");
+        assert!(of(None).may_be_at(&[silent(Some("db1"))]));
+        assert!(!of(None).may_be_at(&[silent(Some("db2"))]));
+        assert!(!of(Some("abc")).may_be_at(&[silent(None)]), "it is known");
+        assert!(!of(None).may_be_at(&[]));
     }
 
     #[test]

@@ -30,6 +30,16 @@ fn the_json_of_an_origin_says_whether_it_answers_and_why_not() {
 }
 
 #[test]
+fn the_json_of_an_origins_node_is_that_of_a_node() {
+    let (visits, settings) = ([visit("db1", true)], Settings::default());
+    let origin = serde_json::to_value(document(&visits[0], &visits, &settings)).unwrap();
+    let node = node_view("db1", NodeState::Alive);
+    let node = serde_json::to_value(nodes::document(&node)).unwrap();
+    assert_eq!(origin["node"], node);
+    assert_eq!(origin["node"].as_object().map(serde_json::Map::len), Some(9));
+}
+
+#[test]
 fn a_table_says_more_when_asked() {
     let (visits, settings) = ([visit("db1", true)], Settings::default());
     let documents = [document(&visits[0], &visits, &settings)];

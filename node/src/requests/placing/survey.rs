@@ -79,6 +79,7 @@ impl Survey {
                 .find_map(|facts| facts.period_seconds)
                 .map(Duration::from_secs),
             clone: demand,
+            now: node.clock.now(),
         };
         let places = view.members.iter().map(|(name, seen)| match *name == node.name {
             true => Place::here(node, own.as_ref()),
