@@ -201,18 +201,7 @@ pub async fn answer(
 /// Takes back what was made for an asker who no longer wants it.
 pub async fn undo(node: &Arc<Node>, made: &Made) {
     tracing::info!(clone = %made.clone, node = %made.node, "nobody waits for this clone any more");
-    if made.node == node.name {
-        return node.clones.destroy(&made.clone).await;
-    }
-    let request = Request::DestroyClone {
-        clone: made.clone.clone(),
-    };
-    let itself = node.identity.subject();
-    if let Err(error) = node
-        .peers
-        .ask_patiently(&made.node, itself, &request, |_| {})
-        .await
-    {
+    if let Err(error) = placing::destroy(node, &made.node, made.clone.clone()).await {
         tracing::warn!(clone = %made.clone, %error, "a clone that nobody waits for goes when its node is back");
         node.placing.unwanted.note(made);
     }

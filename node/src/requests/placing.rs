@@ -22,6 +22,7 @@ use zdap_proto::refusal::{Refusal, RefusalKind};
 
 use self::asking::{NotMade, ask_for_offers, make, note, outpaced, reserve};
 use self::quota::Quotas;
+pub(super) use self::stray::destroy;
 pub use self::stray::take_back_strays;
 use self::stray::{Stray, Strays};
 use self::survey::{Survey, real_name};
@@ -102,7 +103,7 @@ pub(super) async fn clone(
     wanted: Wanted,
     pinned: Option<NodeName>,
 ) -> Result<Answered, Refusal> {
-    if node.cluster.view().members.len() == 1 {
+    if node.cluster.view().members.len() == 1 && !node.cluster.is_meeting() {
         // What is wrong here is wrong everywhere, and is said in more words.
         resource_named(node, &wanted.resource)?;
     }

@@ -263,7 +263,12 @@ async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<(), PeerError> {
     destroy(node, &stale.node, stale.id).await
 }
 
-async fn destroy(node: &Arc<Node>, at: &NodeName, clone: CloneId) -> Result<(), PeerError> {
+/// Destroys a clone at a node, this one or another, or says why it may still be there.
+pub(in super::super) async fn destroy(
+    node: &Arc<Node>,
+    at: &NodeName,
+    clone: CloneId,
+) -> Result<(), PeerError> {
     if *at == node.name {
         node.clones.destroy(&clone).await;
         return Ok(());
