@@ -128,7 +128,7 @@ impl Survey {
     pub(super) fn refusal(&self, considered: &[Considered], failed: &[NodeName]) -> Refusal {
         let mut lines = Vec::new();
         let mut kind = RefusalKind::NotFound;
-        let mut has_no_snapshot = true;
+        let (mut has_no_snapshot, mut lacks_room) = (true, false);
         let is_of_interest = |node: &NodeName| self.wish.node.as_ref().is_none_or(|pinned| pinned == node);
         let mut considered: Vec<_> = considered
             .iter()
@@ -139,6 +139,8 @@ impl Survey {
             let Outcome::Out(reason) = outcome else { continue };
             lines.push(format!("\n  {node}: {reason}"));
             has_no_snapshot &= matches!(reason, Reason::NoSnapshot | Reason::NoResource);
+            lacks_room |= kind_of(reason) == RefusalKind::Full
+                && !matches!(reason, Reason::Draining | Reason::ReadOnly);
             let own = match failed.contains(node) {
                 true => RefusalKind::Failed,
                 false => kind_of(reason),
@@ -153,7 +155,7 @@ impl Survey {
         let resource = &self.resource;
         let refusal = Refusal::new(kind, format!("no node can host `{resource}`{}", lines.concat()));
         let hint = match kind {
-            RefusalKind::Full => {
+            RefusalKind::Full if lacks_room => {
                 "free space by destroying clones that nobody uses; `zdap list clones` shows yours".to_owned()
             }
             RefusalKind::NotFound if has_no_snapshot => {
@@ -162,7 +164,8 @@ impl Survey {
             RefusalKind::NotFound => {
                 format!("`zdap list snaps {resource}` shows what there is, `zdap list nodes` the nodes")
             }
-            RefusalKind::Unavailable
+            RefusalKind::Full
+            | RefusalKind::Unavailable
             | RefusalKind::Invalid
             | RefusalKind::Forbidden
             | RefusalKind::Conflict
