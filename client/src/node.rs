@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, Endpoint};
+use tokio::io::AsyncReadExt;
 use zdap_proto::connect::{ConnectError, connect_to_any, explain, node_at};
 use zdap_proto::control::{self, CallError};
 use zdap_proto::frame::FrameError;
@@ -66,7 +67,7 @@ pub enum NodeError {
         address: String,
         /// Why not.
         #[source]
-        source: quinn::ReadToEndError,
+        source: std::io::Error,
     },
     /// Its relay is of another version.
     #[error(
@@ -162,8 +163,12 @@ impl Node {
                 theirs,
             });
         }
-        let program = stream.read_to_end(LARGEST_RELAY).await;
-        let program = program.map_err(|source| NodeError::Broken {
+        // Not by quinn's own `read_to_end`, which miscounts a stream whose beginning was read in order.
+        let mut program = Vec::new();
+        let read = AsyncReadExt::take(&mut stream, LARGEST_RELAY)
+            .read_to_end(&mut program)
+            .await;
+        read.map_err(|source| NodeError::Broken {
             address: self.address.clone(),
             source,
         })?;
@@ -214,4 +219,4 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// An acknowledgement takes a round trip and some milliseconds; so many lost packets in a row are no accident.
 const DEAF: Duration = Duration::from_secs(2);
 /// A static program is some 10 MB; what is much larger is something else.
-const LARGEST_RELAY: usize = 256 * 1024 * 1024;
+const LARGEST_RELAY: u64 = 256 * 1024 * 1024;
