@@ -89,7 +89,7 @@ start_node() {
     IMAGE=${ZDAP_TEST_IMAGE:-postgres:15}
     zfs create "$POOL"
     MOUNT=$(zfs get -H -o value mountpoint "$POOL")
-    run_node --zpool "$POOL" --config-dir deploy/resources.example --runtime docker --node-name bench
+    run_node bench --api-port 0 --zpool "$POOL" --config-dir deploy/resources.example --runtime docker
     zdapd create snap orders >&2
     SNAPSHOT=$(zfs list -H -r -t snapshot -o name "$POOL" | head -n 1)
     cp -r deploy/compose.example "$SCRATCH/project"

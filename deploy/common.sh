@@ -76,25 +76,65 @@ need_compilers() {
 scratch_directory() {
     SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/zdap-$1.XXXXXX")
     chmod 711 "$SCRATCH" # where this is root the database runs as another user, who must get through to its data
+    declare -gA NODES=() NODE_OPTIONS=() HAS_SERVED=()
     trap clean_up EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    export ZDAP_STATE_DIR=$SCRATCH/state ZDAP_HOME=$SCRATCH/home
+    unset ZDAP_STATE_DIR
+    export ZDAP_HOME=$SCRATCH/home
 }
 
-# run_node ZDAPD_OPTION...: starts a node, sets NODE. Ctrl-C at the terminal does not reach it (nor the relay): `clean_up`
-# still has to ask it to destroy its clones.
+# run_node NAME ZDAPD_OPTION...: starts a node with the state $SCRATCH/NAME, and waits until it serves; or ends with what it
+# said. The first founds a cluster, and is the one that `zdapd` commands are about (`on NAME zdapd ...` for another). Ctrl-C at
+# the terminal does not reach it (nor the relay): `clean_up` still has to ask it to destroy its clones.
 run_node() {
-    setsid zdapd --network-address 127.0.0.1 --api-port 0 "$@" serve 2>"$SCRATCH/zdapd.log" &
-    NODE=$!
-    until [[ -s $ZDAP_STATE_DIR/port ]]; do
-        if ! kill -0 "$NODE" 2>/dev/null; then
-            NODE=
-            fail "the node did not start: $(<"$SCRATCH/zdapd.log")"
-        fi
+    try_node "$@" || fail "node $1 did not start: $(<"$SCRATCH/$1.log")"
+}
+
+# try_node NAME ZDAPD_OPTION...: as `run_node`, but only fails.
+try_node() {
+    local name=$1 state=$SCRATCH/$1
+    shift
+    : "${ZDAP_STATE_DIR:=$state}"
+    export ZDAP_STATE_DIR
+    NODE_OPTIONS[$name]=${*@Q}
+    rm -f "$state/port"
+    setsid zdapd serve --network-address 127.0.0.1 --node-name "$name" --state-dir "$state" "$@" 2>"$SCRATCH/$name.log" &
+    NODES[$name]=$!
+    await 60 has_started "$name" || true
+    [[ -s $state/port ]] && HAS_SERVED[$name]=1
+}
+
+# Also when it has ended: there is nothing more to wait for.
+has_started() {
+    [[ -s $SCRATCH/$1/port ]] || ! kill -0 "${NODES[$1]}" 2>/dev/null
+}
+
+# await SECONDS COMMAND...: until it succeeds.
+await() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || return 1
         sleep 0.02
     done
+}
+
+# kill_node NAME: as a power cut would.
+kill_node() {
+    kill -KILL "${NODES[$1]}"
+    wait "${NODES[$1]}" || true # it says how it ended
+} 2>/dev/null
+
+# try_node_again NAME: with the options it had.
+try_node_again() {
+    eval "try_node '$1' ${NODE_OPTIONS[$1]}"
+}
+
+# on NAME COMMAND...: runs a command about that node.
+on() {
+    ZDAP_STATE_DIR=$SCRATCH/$1 "${@:2}"
 }
 
 # run_relay CLONE IDENTITY: starts a relay to a clone, sets RELAY and the PORT it listens on.
@@ -109,10 +149,11 @@ run_relay() {
     done
 }
 
+# Of neither TCP nor UDP. Somebody else may take it meanwhile; then its user says so.
 free_port() {
     local port
     for port in $(shuf -i 20000-29999 -n 50); do
-        if ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+        if ! grep -qs "^ *[0-9]*: [0-9A-F]*:$(printf %04X "$port") " /proc/net/{tcp,tcp6,udp,udp6}; then
             printf '%s\n' "$port"
             return
         fi
@@ -123,7 +164,7 @@ free_port() {
 clean_up() {
     set +e
     trap '' HUP INT TERM
-    if end_relay_and_node; then
+    if end_relay_and_nodes; then
         rm -rf "$SCRATCH"
     else
         say "clones may be left, so their data and the logs stay in $SCRATCH"
@@ -131,15 +172,19 @@ clean_up() {
 }
 
 # Clones outlive their node unless they are destroyed: fails where they were not.
-end_relay_and_node() {
-    local destroyed=0
+end_relay_and_nodes() {
+    local name destroyed=0
     if [[ -n ${RELAY:-} ]]; then
         end "$RELAY"
     fi
-    if [[ -n ${NODE:-} ]]; then
-        zdapd destroy all --yes >/dev/null || destroyed=1
-        end "$NODE"
-    fi
+    for name in "${!NODES[@]}"; do
+        # One that never served has made nothing.
+        if [[ -n ${HAS_SERVED[$name]:-} ]]; then
+            kill -0 "${NODES[$name]}" 2>/dev/null || try_node_again "$name"
+            on "$name" zdapd destroy all --yes >/dev/null || destroyed=1
+        fi
+        end "${NODES[$name]}"
+    done
     return "$destroyed"
 }
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Shows zdap on this machine, with nothing but Rust and Postgres: a node with the embedded default (directory storage,
-# process runtime), a sample database restored and snapshotted, a compose project attached to a private clone of it, and a
-# query that goes through the relay, QUIC and the node to that clone.
+# Shows zdap on this machine, with nothing but Rust and Postgres: a cluster of three nodes of different size with the
+# embedded default (directory storage, process runtime), a sample database restored and snapshotted on each, a compose project
+# attached to a private clone of it, a query that goes through the relay, QUIC and the node to that clone, more clones and
+# where they go and why, and what becomes of it all when a node dies.
 #
 #   deploy/demo.sh          stays up until Ctrl-C, and prints what to try
-#   deploy/demo.sh --once   ends after the query
+#   deploy/demo.sh --once   ends after the last of these
 #
 # With ZDAP_PROGRAMS=DIR the programs are taken from there (`deploy/build.sh programs` prints where it puts them), and
 # nothing is built.
@@ -25,40 +26,96 @@ main() {
     PATH=$ZDAP_PROGRAMS:$PATH
     scratch_directory demo
 
-    start_node
+    start_nodes
     restore
     attach
     start_relay
     query
+    attach_more
+    lose_a_node
     if [[ ${1:-} != --once ]]; then
         what_next
-        wait "$NODE" || fail "the node ended: $(<"$SCRATCH/zdapd.log")"
+        wait "${NODES[db1]}" || fail "the node ended: $(<"$SCRATCH/db1.log")"
     fi
 }
 
 # Each step says what it does and shows the command that a user would type.
 
-start_node() {
+start_nodes() {
     step 'zdapd serve' 'a node founds a cluster'
-    run_node --data-dir "$SCRATCH/data" --config-dir deploy/resources.example --runtime process --node-name demo
+    start_node db1 2g
+    step 'zdapd serve --join TOKEN' 'two more join it, each larger than the one before'
+    start_node db2 4g --join "$(zdapd token node)"
+    start_node db3 8g --join "$(zdapd token node)"
+    step 'zdapd list nodes' 'any of them knows all'
+    await 60 nodes_are_alive || fail "the nodes do not find each other: $(zdapd list nodes)"
+    zdapd list nodes
+}
+
+nodes_are_alive() {
+    (($(zdapd list nodes | grep -c ' alive ') == 3))
+}
+
+# start_node NAME SIZE ZDAPD_OPTION...
+start_node() {
+    run_node "$1" --api-port "$(free_port)" --data-dir "$SCRATCH/$1-data" --data-size "$2" \
+        --config-dir deploy/resources.example --runtime process "${@:3}"
 }
 
 restore() {
-    step 'zdapd create snap orders' 'the resource in deploy/resources.example is restored once, masked and snapshotted'
-    zdapd create snap orders
+    step 'zdapd create snap orders' 'the resource in deploy/resources.example is restored on each, masked and snapshotted'
+    local name restores=()
+    for name in db1 db2 db3; do
+        on "$name" zdapd create snap orders 2>"$SCRATCH/restore-$name.log" &
+        restores+=($!)
+    done
+    local restore
+    for restore in "${restores[@]}"; do
+        wait "$restore" || fail "a restore failed: $(cat "$SCRATCH"/restore-*.log)"
+    done
 }
 
 attach() {
     cp -r deploy/compose.example "$SCRATCH/project"
     local token
     token=$(zdapd token user "$(id -un)@demo")
-    step "zdap add origin TOKEN" 'a developer joins, once'
+    step 'zdap add origin TOKEN' 'a developer joins, once, at any node'
     zdap add origin "$token"
+    await 60 snapshots_are_known || fail "the snapshots are not known: $(zdap list snaps --all)"
     step 'zdap init && zdap attach orders' 'the compose service `orders` becomes a private clone'
     local line # orders attached: CLONE on NODE
     line=$(cd "$SCRATCH/project" && zdap init --quiet && zdap attach orders)
     say "$line"
     read -r _ _ CLONE _ <<<"$line"
+}
+
+snapshots_are_known() {
+    (($(zdap list snaps --all --format yaml | grep -c taken_at) == 3))
+}
+
+attach_more() {
+    step 'zdap attach orders --explain' 'five more developers, each in a project of their own: where each clone goes, and why'
+    local number
+    for number in 1 2 3 4 5; do
+        cp -r deploy/compose.example "$SCRATCH/project$number"
+        (cd "$SCRATCH/project$number" && zdap init --quiet && zdap attach orders --explain) >&2
+    done
+}
+
+lose_a_node() {
+    step 'kill -9' 'db3 dies; attaching goes on, elsewhere'
+    kill_node db3
+    cp -r deploy/compose.example "$SCRATCH/project6"
+    (cd "$SCRATCH/project6" && zdap init --quiet && zdap attach orders) >&2
+    await 60 db3_is_down || fail "db3 is not missed: $(zdapd list nodes)"
+    zdapd list nodes >&2
+    step 'zdapd serve' 'it starts again, and has its clones'
+    try_node_again db3 || fail "db3 did not start again: $(<"$SCRATCH/db3.log")"
+    on db3 zdapd list clones >&2
+}
+
+db3_is_down() {
+    zdapd list nodes | grep '^db3 .* down ' >/dev/null
 }
 
 # In a compose project `docker compose up` does this, in a container; the demo needs no Docker.
@@ -84,7 +141,8 @@ The demo stays up until Ctrl-C. In another terminal:
   zdap list clones --all                              your clones
   zdap clone orders                                   another one
   zdap psql orders                                    straight into your newest clone, without compose
-  zdapd list clones                                   all clones of the node
+  zdap list nodes                                     the cluster
+  zdapd list clones                                   all clones on db1
   cd $SCRATCH/project && zdap detach orders              give it back
 END
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The real parts zdap is tested on: a ZFS pool, a Docker engine with compose, a Postgres image, a file system with reflinks.
+# The real parts zdap is tested on: a ZFS pool, a Docker engine with compose, a Postgres image, a file system with reflinks,
+# network namespaces.
 #
 #   deploy/lab.sh up     has them all running, installing what is missing; doing it twice is harmless
 #   deploy/lab.sh down   stops what `up` started, exports the pool, keeps files and images for the next time
@@ -40,6 +41,7 @@ up() {
     provide POSTGRES_BIN postgres_programs || true
     provide ZPOOL pool || true
     provide REFLINK_DIR reflink || true
+    provide NAMESPACES namespaces || true
     if provide DOCKER docker_engine; then
         provide COMPOSE compose || true
         provide IMAGE postgres_image || true
@@ -155,6 +157,20 @@ reflink() {
     fi
     mount -o loop "$image" "$dir" || { missing 'cannot mount a btrfs image through a loop device'; return; }
     chmod 1777 "$dir"
+}
+
+# Several machines on this one, for clusters.
+namespaces() {
+    VALUE=1
+    is_root || { missing 'making network namespaces needs root'; return; }
+    if ! command -v ip >/dev/null || ! command -v nft >/dev/null || ! command -v nsenter >/dev/null; then
+        install_packages iproute2 nftables util-linux || return 1
+    fi
+    local name=zdap-lab-probe
+    ip netns delete "$name" 2>/dev/null || true
+    ip netns add "$name" && nsenter --net="/run/netns/$name" -- nft add table inet probe ||
+        { missing 'this machine makes no network namespaces, or has no nftables in them'; return; }
+    ip netns delete "$name"
 }
 
 docker_engine() {

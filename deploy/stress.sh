@@ -17,7 +17,7 @@ main() {
     programs
     scratch_directory stress
     write_resource
-    run_node --data-dir "$SCRATCH/data" --config-dir "$SCRATCH/resources" --runtime process --node-name bench
+    run_node bench --api-port 0 --data-dir "$SCRATCH/data" --config-dir "$SCRATCH/resources" --runtime process
     zdapd create snap orders >&2
     attach
     run_relay "$CLONE" "$SCRATCH/project/.zdap.d/orders"
@@ -113,7 +113,7 @@ rate() {
 figures() {
     local program pid
     for program in zdapd zdap-proxyd; do
-        pid=$NODE
+        pid=${NODES[bench]}
         [[ $program == zdapd ]] || pid=$RELAY
         printf '%-22s %-12s %4d descriptors, %3d threads, %7d KiB resident, %7d KiB at most\n' "$1" "$program" \
             "$(descriptors "$pid")" "$(status_of "$pid" Threads)" "$(status_of "$pid" VmRSS)" "$(status_of "$pid" VmHWM)"
@@ -132,7 +132,7 @@ status_of() {
 until_descriptors_rest() {
     local last='' unchanged=0
     while ((unchanged < 10)); do
-        DESCRIPTORS="$(descriptors "$NODE") $(descriptors "$RELAY")"
+        DESCRIPTORS="$(descriptors "${NODES[bench]}") $(descriptors "$RELAY")"
         unchanged=$([[ $DESCRIPTORS == "$last" ]] && echo $((unchanged + 1)) || echo 0)
         last=$DESCRIPTORS
         sleep 0.1

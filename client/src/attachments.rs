@@ -22,7 +22,7 @@ use zdap_proto::name::ResourceName;
 use crate::compose::{self, ComposeError};
 use crate::error::Failure;
 use crate::project::{Project, ProjectError, failed};
-use crate::settings::create_private;
+use crate::settings::{SettingsError, create_private};
 use zdap_proto::refusal::chain;
 
 /// The right to change what is attached, until it is dropped.
@@ -75,6 +75,15 @@ impl<'a> Attachments<'a> {
             }
         }
         attached
+    }
+
+    /// Puts a renewed identity in the place of an earlier one for the same clone.
+    pub fn renew(&self, resource: &ResourceName, identity: &Identity) -> Result<(), Failure> {
+        let there = self.project.identity(resource);
+        if there.is_some_and(|there| there.peer() == identity.peer()) {
+            identity.save(&self.project.identity_directory(resource))?;
+        }
+        Ok(())
     }
 
     /// Changes the override, then removes the identities of what it no longer has.
@@ -145,7 +154,17 @@ impl Drop for Attachments<'_> {
 /// Opens the lock for writing, which network file systems ask of whoever locks.
 fn open(directory: &Path, path: &Path) -> Result<File, ProjectError> {
     loop {
-        create_private(directory)?;
+        match create_private(directory) {
+            Ok(()) => {}
+            // It was there, and has just been cleaned up; in the place of a file none can be made.
+            Err(SettingsError::Io { source, .. })
+                if matches!(source.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound)
+                    && (directory.is_dir() || !directory.exists()) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
         let mut options = File::options();
         options.create(true).truncate(false).write(true).mode(0o600);
         match options.open(path) {
@@ -291,6 +310,22 @@ mod tests {
         attachments
             .attach(&orders, &identity(), |_| Ok("##\n".to_owned()))
             .unwrap_err();
+        let kept = project.identity(&orders).unwrap();
+        assert_eq!(kept.ca_fingerprint(), first.ca_fingerprint());
+    }
+
+    #[tokio::test]
+    async fn an_identity_is_renewed_only_where_the_same_is_there_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let project = project(directory.path());
+        let (orders, first, other) = (resource("orders"), identity(), identity());
+        let attachments = Attachments::of(&project).await.unwrap();
+        attachments.renew(&orders, &first).unwrap();
+        assert!(project.identity(&orders).is_none());
+        attachments
+            .attach(&orders, &first, |_| Ok("#\n".to_owned()))
+            .unwrap();
+        attachments.renew(&orders, &other).unwrap();
         let kept = project.identity(&orders).unwrap();
         assert_eq!(kept.ca_fingerprint(), first.ca_fingerprint());
     }

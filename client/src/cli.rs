@@ -86,6 +86,7 @@ pub enum Command {
     Attach(Attach),
     /// Give a service back to the compose project, and the clone to its node
     #[command(after_help = "Examples:\n  zdap detach orders users\n  \
+        zdap detach --all\n  \
         zdap detach orders --destroy=false    keeps the clone for later")]
     Detach(Detach),
     /// Make a clone, attached to nothing
@@ -151,7 +152,7 @@ pub enum Add {
 /// `zdap remove`.
 #[derive(Debug, Subcommand)]
 pub enum Remove {
-    /// Forget the address of a node; the identity is kept
+    /// Forget an address that was added, and with the last one the cluster; the identity is kept
     #[command(after_help = "Example:\n  zdap remove origin db1.example.com:43210")]
     Origin {
         /// As `zdap list origins` shows it
@@ -163,16 +164,19 @@ pub enum Remove {
 /// `zdap list`.
 #[derive(Debug, Subcommand)]
 pub enum List {
-    /// Show the nodes that are known and whether they answer
+    /// Show the addresses that are known and whether they answer
     #[command(after_help = "Example:\n  zdap list origins --verbose    with disk, memory and load")]
     Origins,
+    /// Show the nodes of the cluster
+    #[command(after_help = "Example:\n  zdap list nodes")]
+    Nodes,
     /// Show what can be cloned
     #[command(after_help = "Example:\n  zdap list resources --all")]
     Resources(ListArguments),
     /// Show the snapshots
     #[command(after_help = "Example:\n  zdap list snaps orders")]
     Snaps(ListArguments),
-    /// Show your clones
+    /// Show your clones; with `--all` an admin sees everybody's
     #[command(after_help = "Examples:\n  zdap list clones\n  \
         zdap list clones orders --format yaml    as compose services, to paste")]
     Clones(ListArguments),
@@ -233,14 +237,20 @@ pub struct Attach {
     /// Also when the compose file has no such service, or the override has it already
     #[arg(long)]
     pub force: bool,
+    /// Show which nodes were considered, and why this one
+    #[arg(long)]
+    pub explain: bool,
 }
 
 /// `zdap detach`.
 #[derive(Debug, Args)]
 pub struct Detach {
     /// The attached services
-    #[arg(value_name = "RES", required = true, add = ArgValueCompleter::new(complete::attached))]
+    #[arg(value_name = "RES", add = ArgValueCompleter::new(complete::attached))]
     pub resources: Vec<String>,
+    /// All that is attached in this project
+    #[arg(long, conflicts_with = "resources")]
+    pub all: bool,
     /// With `--destroy=false`, keep the clone
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
         require_equals = true, action = ArgAction::Set, hide_default_value = true)]
@@ -256,6 +266,9 @@ pub struct CloneArguments {
     /// The resource, a snapshot's time, `@node` or `@host:port`, in any order
     #[arg(required = true, num_args = 1..=3, value_names = ["RES", "TIME", "@NODE"], add = ArgValueCompleter::new(complete::words))]
     pub words: Vec<String>,
+    /// Show which nodes were considered, and why this one
+    #[arg(long)]
+    pub explain: bool,
 }
 
 /// `zdap destroy`.
@@ -309,62 +322,4 @@ fn seconds(text: &str) -> Result<std::time::Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_tree_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_has_an_about_line_and_an_example() {
-        fn check(command: &clap::Command) {
-            assert!(command.get_about().is_some(), "{}", command.get_name());
-            if command.get_subcommands().next().is_none() {
-                let help = command.get_after_help().map(ToString::to_string);
-                assert!(
-                    help.is_some_and(|help| help.contains("Example")),
-                    "{}",
-                    command.get_name()
-                );
-            }
-            command.get_subcommands().for_each(check);
-        }
-        check(&Cli::command());
-    }
-
-    #[test]
-    fn new_and_destroy_are_true_unless_said_otherwise() {
-        let new = |arguments: &[&str]| {
-            let Command::Attach(attach) = Cli::try_parse_from(arguments).unwrap().command else {
-                panic!("{arguments:?}");
-            };
-            attach.new
-        };
-        assert!(new(&["zdap", "attach", "orders"]));
-        assert!(new(&["zdap", "attach", "--new", "orders"]));
-        assert!(!new(&["zdap", "attach", "--new=false", "orders"]));
-        assert!(!new(&["zdap", "attach", "orders", "--new=false", "@db1"]));
-    }
-
-    #[test]
-    fn what_follows_two_dashes_is_for_psql() {
-        let cli = Cli::try_parse_from(["zdap", "psql", "orders", "--", "-c", "select 1"]).unwrap();
-        let Command::Psql(psql) = cli.command else {
-            panic!("{cli:?}");
-        };
-        assert_eq!(psql.words, ["orders"]);
-        assert_eq!(psql.arguments, ["-c", "select 1"]);
-    }
-
-    #[test]
-    fn a_timeout_is_a_positive_number_of_seconds() {
-        assert!(seconds("0.5").is_ok());
-        for wrong in ["0", "-1", "x", "NaN", "inf", "1e300"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
-        }
-    }
-}
+mod tests;

@@ -5,10 +5,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
+use futures_util::future::join_all;
 use zdap_proto::message::CloneView;
 use zdap_proto::transport::client_endpoint;
 
-use crate::node::Node;
+use crate::cluster::Cluster;
+use crate::node::NodeError;
 use crate::origin::Origins;
 use crate::project::Project;
 use crate::settings::Home;
@@ -37,7 +39,7 @@ pub fn clones(current: &OsStr) -> Vec<CompletionCandidate> {
         if wanted == Kind::Node {
             return nodes();
         }
-        let clones = ask(async |node| node.clones().await);
+        let clones = ask(async |cluster| Ok(cluster.clones(false).await?.clones));
         let values = |clone: CloneView| match wanted {
             Kind::Time => vec![clone.snapshot.to_string()],
             Kind::Name | Kind::Node => vec![clone.resource.to_string(), clone.id.to_string()],
@@ -50,11 +52,8 @@ pub fn clones(current: &OsStr) -> Vec<CompletionCandidate> {
 pub fn origins(current: &OsStr) -> Vec<CompletionCandidate> {
     complete(current, |_| {
         let settings = home().and_then(|home| home.settings().ok()).unwrap_or_default();
-        settings
-            .origins
-            .into_iter()
-            .map(|origin| origin.address)
-            .collect()
+        let origins = settings.origins.into_iter();
+        origins.map(|origin| origin.address).collect()
     })
 }
 
@@ -98,7 +97,7 @@ fn complete(current: &OsStr, candidates: impl FnOnce(&str) -> Vec<String>) -> Ve
 }
 
 fn resource_names() -> Vec<String> {
-    let resources = ask(async |node| node.resources().await);
+    let resources = ask(async |cluster| cluster.resources().await);
     resources
         .into_iter()
         .flatten()
@@ -107,15 +106,13 @@ fn resource_names() -> Vec<String> {
 }
 
 fn nodes() -> Vec<String> {
-    let statuses = ask(async |node| node.status().await);
-    statuses
-        .into_iter()
-        .map(|status| format!("@{}", status.name))
-        .collect()
+    let nodes = ask(async |cluster| Ok(cluster.nodes().await?.to_vec()));
+    let nodes = nodes.into_iter().flatten();
+    nodes.map(|node| format!("@{}", node.name)).collect()
 }
 
 fn times() -> Vec<String> {
-    let snapshots = ask(async |node| node.snapshots(None).await);
+    let snapshots = ask(async |cluster| cluster.snapshots(None).await);
     snapshots
         .into_iter()
         .flatten()
@@ -123,11 +120,13 @@ fn times() -> Vec<String> {
         .collect()
 }
 
-/// Asks all nodes and takes what comes in time.
-fn ask<T>(question: impl AsyncFn(&Node) -> Result<T, crate::node::NodeError>) -> Vec<T> {
+/// Asks the clusters and takes what comes in time.
+fn ask<T>(question: impl AsyncFn(&Cluster) -> Result<T, NodeError>) -> Vec<T> {
     let asked = async {
         let origins = Origins::new(client_endpoint().ok()?, &home()?).ok()?;
-        Some(origins.gather_quickly(question).await)
+        let reached = origins.reach().await.ok()?;
+        let answers = join_all(reached.clusters.iter().map(|cluster| question(cluster))).await;
+        Some(answers.into_iter().flatten().collect())
     };
     in_time(asked).flatten().unwrap_or_default()
 }

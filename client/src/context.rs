@@ -8,12 +8,14 @@ use std::time::Duration;
 use quinn::Endpoint;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use zdap_proto::refusal::chain;
 use zdap_proto::transport::{Close, client_endpoint};
 
+use crate::cluster::Cluster;
 use crate::error::{Failure, Kind};
-use crate::node::Node;
-use crate::origin::Origins;
+use crate::origin::{Origins, Reached};
 use crate::output::Output;
 use crate::project::{Project, ProjectError};
 use crate::settings::Home;
@@ -26,8 +28,12 @@ pub struct Context<'a> {
     /// Where words go.
     pub output: &'a Output,
     endpoint: OnceLock<Endpoint>,
-    /// The node that is making something for us, or has.
-    maker: Mutex<Option<Node>>,
+    /// The clusters that were reached.
+    reached: Mutex<Vec<Cluster>>,
+    /// What is learned beside what the command does.
+    learning: Mutex<JoinSet<()>>,
+    /// The cluster that is making something for us, or has.
+    maker: Mutex<Option<Cluster>>,
     signals: watch::Receiver<Option<Signal>>,
     deadline: Option<(Duration, Instant)>,
 }
@@ -45,6 +51,8 @@ impl<'a> Context<'a> {
             home,
             output,
             endpoint: OnceLock::new(),
+            reached: Mutex::default(),
+            learning: Mutex::default(),
             maker: Mutex::default(),
             signals: listen()?,
             deadline: timeout.map(|timeout| (timeout, Instant::now() + timeout)),
@@ -63,6 +71,37 @@ impl<'a> Context<'a> {
     /// Returns the ways to the nodes.
     pub fn origins(&self) -> Result<Origins, Failure> {
         Ok(Origins::new(self.endpoint()?, &self.home)?)
+    }
+
+    /// Reaches one node of each cluster, and has it tell beside all else which nodes there are.
+    pub async fn reach(&self) -> Result<Reached, Failure> {
+        self.output.doing("reaching a node");
+        let reached = self.origins()?.reach().await?;
+        for silent in &reached.silent {
+            self.output.warn(&silent.reason);
+        }
+        for cluster in &reached.clusters {
+            self.learn_from(cluster);
+        }
+        Ok(reached)
+    }
+
+    /// Has a cluster that was reached tell which nodes it has, and remembers them.
+    pub fn learn_from(&self, cluster: &Cluster) {
+        let (home, learned) = (self.home.clone(), cluster.clone());
+        let learn = async move {
+            match learned.nodes().await {
+                Ok(nodes) => home.learn(learned.id(), learned.node().await.address(), nodes),
+                Err(error) => tracing::debug!("which nodes there are is not known: {}", chain(&error)),
+            }
+        };
+        locked(&self.learning).spawn(learn);
+        locked(&self.reached).push(cluster.clone());
+    }
+
+    /// Returns the clusters that were reached.
+    pub fn reached(&self) -> Vec<Cluster> {
+        locked(&self.reached).clone()
     }
 
     /// Returns the directory the command runs in.
@@ -116,23 +155,25 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Notes the node that is about to make something for this command, by the connection that it is asked over.
-    pub fn note_maker(&self, node: &Node) {
-        *self.maker.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
+    /// Notes the cluster that is about to make something for this command.
+    pub fn note_maker(&self, cluster: &Cluster) {
+        *locked(&self.maker) = Some(cluster.clone());
     }
 
-    /// Tells the nodes that we leave, and gives that a moment to be sent. After a failure, first waits until the node that
-    /// was making something has heard that nobody wants it any more: closing the connection says nothing of the kind, since
-    /// whoever has lost it comes back and asks again.
+    /// Ends what goes on beside the command, tells the nodes that we leave, and gives that a moment to be sent. After a
+    /// failure, first waits until the node that was making something has heard that nobody wants it any more: closing the
+    /// connection says nothing of the kind, since whoever has lost it comes back and asks again.
     pub async fn farewell(&self, is_success: bool) {
         let Some(endpoint) = self.endpoint.get() else {
             return;
         };
-        let maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let maker = locked(&self.maker).take();
         if let (false, Some(maker)) = (is_success, maker) {
-            // What was said before this question arrives before it.
-            let _ = tokio::time::timeout(LAST_WORD, maker.status()).await;
+            let _ = tokio::time::timeout(LAST_WORD, maker.last_word()).await;
         }
+        let mut learning = std::mem::take(&mut *locked(&self.learning));
+        let learned = async { while learning.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LEARNING, learned).await;
         endpoint.close((Close::Done as u32).into(), b"done");
         let _ = tokio::time::timeout(PARTING, endpoint.wait_idle()).await;
     }
@@ -168,6 +209,10 @@ impl<'a> Context<'a> {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Starts the task that waits for signals; it ends with the runtime.
 fn listen() -> Result<watch::Receiver<Option<Signal>>, Failure> {
     let failed = |error: std::io::Error| Failure::caused("cannot listen for signals", &error);
@@ -190,6 +235,8 @@ fn listen() -> Result<watch::Receiver<Option<Signal>>, Failure> {
 
 /// A round trip and then some; somebody has pressed Ctrl-C and waits.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// It was asked for when the command began; what is not there now is learned the next time.
+const LEARNING: Duration = Duration::from_millis(200);
 /// Enough to send a packet. A node that it does not reach finds out by itself.
 const PARTING: Duration = Duration::from_millis(2);
 

@@ -154,7 +154,6 @@ impl From<NodeError> for Failure {
                 Self::new(chain(&error)).hinted("use the same version of zdap here and on the node")
             }
             NodeError::Cut { .. } | NodeError::Broken { .. } => Self::new(chain(&error)),
-            NodeError::Silent { .. } => Self::new(chain(&error)).of_kind(Kind::Unreachable),
         }
     }
 }
@@ -164,9 +163,7 @@ impl From<OriginError> for Failure {
         let hint = error.hint();
         let kind = match error {
             OriginError::NoneSet | OriginError::NoneReached { .. } => Kind::Unreachable,
-            OriginError::NoSuchNode { .. } | OriginError::NoPlace { .. } => {
-                Kind::Refused(RefusalKind::NotFound)
-            }
+            OriginError::NoSuchNode { .. } => Kind::Refused(RefusalKind::NotFound),
             OriginError::Node(error) => return error.into(),
             OriginError::Settings(error) => return error.into(),
         };

@@ -4,7 +4,7 @@
 //! - [`cli`]: what can be typed; [`words`]: the words of a command, in any order
 //! - [`commands`]: one function a command, each reads from top to bottom
 //! - [`context`]: what every command is given, and what ends it early
-//! - [`origin`]: the ways to the nodes; `offer`: which of them to take; [`node`]: what one node can be asked
+//! - [`origin`]: the ways to the clusters; [`cluster`]: what one can be asked, through whichever [`node`] of it answers
 //! - [`settings`]: what is remembered on this machine
 //! - [`project`]: the compose project that a command runs in; [`compose`]: its files, text in and text out
 //! - [`attachments`]: what is attached in it, changed under one lock
@@ -14,6 +14,7 @@
 
 pub mod attachments;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod complete;
 pub mod compose;
@@ -22,7 +23,6 @@ pub mod docker_context;
 pub mod engine;
 pub mod error;
 pub mod node;
-mod offer;
 pub mod origin;
 pub mod output;
 pub mod project;

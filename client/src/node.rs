@@ -1,26 +1,22 @@
-//! One node that was reached, and what it can be asked.
+//! One node that was reached: a connection, and how a question over it can fail.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, Endpoint};
-use zdap_proto::connect::{ConnectError, connect, explain};
+use tokio::io::AsyncReadExt;
+use zdap_proto::connect::{ConnectError, connect_to_any, explain, node_at};
 use zdap_proto::control::{self, CallError};
 use zdap_proto::frame::FrameError;
 use zdap_proto::identity::Identity;
-use zdap_proto::message::{
-    Account, Answer, Certificate, CloneView, NodeStatus, Progress, Request, ResourceView, SnapshotView,
-    Stages,
-};
-use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime};
-use zdap_proto::refusal::Refusal;
-use zdap_proto::transport::Purpose;
+use zdap_proto::message::{Answer, Progress, Request};
+use zdap_proto::name::NodeName;
+use zdap_proto::refusal::{Refusal, RefusalKind};
+use zdap_proto::transport::{Close, Purpose};
 
 /// A node that was reached. Copies share the connection.
 #[derive(Debug, Clone)]
 pub struct Node {
-    endpoint: Endpoint,
-    identity: Arc<Identity>,
     address: String,
     connection: Connection,
 }
@@ -31,14 +27,6 @@ pub enum NodeError {
     /// It was not reached, or the connection has ended.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// It was reached and did not answer in time.
-    #[error("no answer from {address} within {} s", after.as_secs())]
-    Silent {
-        /// The node.
-        address: String,
-        /// How long it was waited for.
-        after: Duration,
-    },
     /// It said no.
     #[error("{refusal}")]
     Refused {
@@ -79,7 +67,7 @@ pub enum NodeError {
         address: String,
         /// Why not.
         #[source]
-        source: quinn::ReadToEndError,
+        source: std::io::Error,
     },
     /// Its relay is of another version.
     #[error(
@@ -94,31 +82,33 @@ pub enum NodeError {
     },
 }
 
-/// A clone that was made, and where the time went.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Created {
-    /// The clone.
-    pub clone: CloneView,
-    /// Where the time went.
-    pub stages: Stages,
+impl NodeError {
+    /// Returns whether another node may do what this one did not.
+    pub fn is_its_own(&self) -> bool {
+        match self {
+            Self::Connect(error) => !error.is_definite(),
+            Self::Refused { refusal, .. } => refusal.kind == RefusalKind::Unavailable,
+            Self::Misunderstood { .. }
+            | Self::OtherAnswer { .. }
+            | Self::Cut { .. }
+            | Self::Broken { .. }
+            | Self::OtherRelay { .. } => false,
+        }
+    }
 }
 
 impl Node {
-    /// Connects to the node at `address`.
-    pub async fn connect(
+    /// Connects to whichever of `addresses` answers first, the earlier ones with a head start, or says why each does not.
+    pub async fn reach(
         endpoint: &Endpoint,
-        identity: &Arc<Identity>,
-        address: &str,
-    ) -> Result<Self, NodeError> {
+        identity: &Identity,
+        addresses: &[String],
+    ) -> Result<Self, Vec<(String, ConnectError)>> {
         let begun = Instant::now();
-        let connection = connect(endpoint, identity, address, Purpose::Control).await?;
+        let reached = connect_to_any(endpoint, identity, addresses, Purpose::Control).await;
+        let (connection, address) = reached?;
         tracing::debug!(address, took = ?begun.elapsed(), "connected");
-        Ok(Self {
-            connection,
-            endpoint: endpoint.clone(),
-            identity: identity.clone(),
-            address: address.to_owned(),
-        })
+        Ok(Self { address, connection })
     }
 
     /// Returns the address it was reached by.
@@ -126,113 +116,37 @@ impl Node {
         &self.address
     }
 
-    /// Returns who we are to it.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    /// Returns which node it is.
+    pub fn name(&self) -> Option<NodeName> {
+        node_at(&self.connection)
     }
 
-    /// Asks how it is.
-    pub async fn status(&self) -> Result<NodeStatus, NodeError> {
-        let Answer::Status(status) = self.ask(&Request::Status).await? else {
-            return Err(self.other_answer());
-        };
-        Ok(status)
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
-    /// Asks which resources it serves.
-    pub async fn resources(&self) -> Result<Vec<ResourceView>, NodeError> {
-        let Answer::Resources(resources) = self.ask(&Request::ListResources).await? else {
-            return Err(self.other_answer());
-        };
-        Ok(resources)
+    /// Returns whether `other` is the same connection.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.connection.stable_id() == other.connection.stable_id()
     }
 
-    /// Asks which snapshots it has, of one resource or all.
-    pub async fn snapshots(&self, resource: Option<ResourceName>) -> Result<Vec<SnapshotView>, NodeError> {
-        let Answer::Snapshots(snapshots) = self.ask(&Request::ListSnapshots { resource }).await? else {
-            return Err(self.other_answer());
-        };
-        Ok(snapshots)
-    }
-
-    /// Asks which clones we have there.
-    pub async fn clones(&self) -> Result<Vec<CloneView>, NodeError> {
-        let request = Request::ListClones {
-            resource: None,
-            all_owners: false,
-        };
-        let Answer::Clones(clones) = self.ask(&request).await? else {
-            return Err(self.other_answer());
-        };
-        Ok(clones)
-    }
-
-    /// Has a clone made. When the connection is lost meanwhile, asks once more under the same request id, so that it is
-    /// one clone whatever became of the first try. `asking` hears over which connection.
-    pub async fn create_clone(
-        &mut self,
-        resource: &ResourceName,
-        snapshot: Option<SnapshotTime>,
-        asking: impl Fn(&Self),
-        mut progress: impl FnMut(Progress),
-    ) -> Result<Created, NodeError> {
-        let request = Request::CreateClone {
-            resource: resource.clone(),
-            snapshot,
-            owner: None,
-            request_id: RequestId::random(),
-        };
-        asking(self);
-        let answer = match self.ask_with(&request, &mut progress).await {
-            Err(NodeError::Connect(error)) if !error.is_definite() => {
-                tracing::debug!("asking again: {}", zdap_proto::refusal::chain(&error));
-                *self = Self::connect(&self.endpoint, &self.identity, &self.address).await?;
-                asking(self);
-                self.ask_with(&request, &mut progress).await?
-            }
-            result => result?,
-        };
-        let Answer::Created { clone, stages } = answer else {
-            return Err(self.other_answer());
-        };
-        Ok(Created { clone, stages })
-    }
-
-    /// Gives a clone back; one that is gone already is fine.
-    pub async fn destroy(&self, clone: &CloneId) -> Result<(), NodeError> {
-        let request = Request::DestroyClone { clone: clone.clone() };
-        let Answer::Destroyed = self.ask(&request).await? else {
-            return Err(self.other_answer());
-        };
-        Ok(())
-    }
-
-    /// Asks for a certificate that opens one clone and nothing else.
-    pub async fn relay_certificate(
+    /// Asks, and gives up on a node that has fallen silent.
+    pub(crate) async fn ask(
         &self,
-        clone: &CloneId,
-        public_key: Vec<u8>,
-    ) -> Result<Certificate, NodeError> {
-        let request = Request::IssueRelay {
-            clone: clone.clone(),
-            public_key,
+        request: &Request,
+        progress: impl FnMut(Progress),
+    ) -> Result<Answer, NodeError> {
+        let begun = Instant::now();
+        let asked = tokio::select! {
+            asked = control::call(&self.connection, request, progress) => asked,
+            never = self.close_when_deaf() => match never {},
         };
-        let Answer::Certificate(certificate) = self.ask(&request).await? else {
-            return Err(self.other_answer());
-        };
-        Ok(certificate)
-    }
-
-    /// Asks for the account of a clone's database.
-    pub async fn account(&self, clone: &CloneId) -> Result<Account, NodeError> {
-        let Answer::Account(account) = self.ask(&Request::Account { clone: clone.clone() }).await? else {
-            return Err(self.other_answer());
-        };
-        Ok(account)
+        tracing::debug!(address = self.address, ?request, took = ?begun.elapsed(), "asked");
+        asked.map_err(|error| self.explain(error))
     }
 
     /// Fetches the relay program for an architecture (as `uname -m` calls it), which has to be of our version.
-    pub async fn relay_program(&self, architecture: String) -> Result<Vec<u8>, NodeError> {
+    pub(crate) async fn relay_program(&self, architecture: String) -> Result<Vec<u8>, NodeError> {
         let request = Request::FetchRelay { architecture };
         let asked = control::call_streaming(&self.connection, &request, |_| {}).await;
         let (answer, mut stream) = asked.map_err(|error| self.explain(error))?;
@@ -249,8 +163,12 @@ impl Node {
                 theirs,
             });
         }
-        let program = stream.read_to_end(LARGEST_RELAY).await;
-        let program = program.map_err(|source| NodeError::Broken {
+        // Not by quinn's own `read_to_end`, which miscounts a stream whose beginning was read in order.
+        let mut program = Vec::new();
+        let read = AsyncReadExt::take(&mut stream, LARGEST_RELAY)
+            .read_to_end(&mut program)
+            .await;
+        read.map_err(|source| NodeError::Broken {
             address: self.address.clone(),
             source,
         })?;
@@ -264,15 +182,26 @@ impl Node {
         }
     }
 
-    async fn ask(&self, request: &Request) -> Result<Answer, NodeError> {
-        self.ask_with(request, |_| {}).await
+    pub(crate) fn other_answer(&self) -> NodeError {
+        NodeError::OtherAnswer {
+            address: self.address.clone(),
+        }
     }
 
-    async fn ask_with(&self, request: &Request, progress: impl FnMut(Progress)) -> Result<Answer, NodeError> {
-        let begun = Instant::now();
-        let asked = control::call(&self.connection, request, progress).await;
-        tracing::debug!(address = self.address, ?request, took = ?begun.elapsed(), "asked");
-        asked.map_err(|error| self.explain(error))
+    /// Closes the connection once nothing at all comes back, which ends what is asked over it. QUIC would wait half a minute.
+    async fn close_when_deaf(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(PATIENCE).await;
+            let heard = self.connection.stats().udp_rx.datagrams;
+            // Whatever is sent is acknowledged, if by nothing else.
+            let question = control::call(&self.connection, &Request::ListNodes, |_| {});
+            let _ = tokio::time::timeout(DEAF + 2 * self.connection.rtt(), question).await;
+            if self.connection.stats().udp_rx.datagrams == heard {
+                tracing::debug!(address = self.address, "nothing comes back");
+                Close::Done.connection(&self.connection, "nothing comes back");
+                return std::future::pending().await;
+            }
+        }
     }
 
     fn explain(&self, error: CallError) -> NodeError {
@@ -283,13 +212,11 @@ impl Node {
             CallError::Misunderstood(source) => NodeError::Misunderstood { address, source },
         }
     }
-
-    fn other_answer(&self) -> NodeError {
-        NodeError::OtherAnswer {
-            address: self.address.clone(),
-        }
-    }
 }
 
+/// Most answers are there by then.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// An acknowledgement takes a round trip and some milliseconds; so many lost packets in a row are no accident.
+const DEAF: Duration = Duration::from_secs(2);
 /// A static program is some 10 MB; what is much larger is something else.
-const LARGEST_RELAY: usize = 256 * 1024 * 1024;
+const LARGEST_RELAY: u64 = 256 * 1024 * 1024;

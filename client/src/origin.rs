@@ -1,64 +1,76 @@
-//! The ways to the nodes: which of them answers, and which of them to ask for a clone.
-//!
-//! An origin is an address that is remembered together with the cluster whose identity opens it. All are asked at once;
-//! one that does not answer holds nobody up for longer than [`ANSWER_DEADLINE`].
+//! The ways to the clusters: of each the addresses that are known, one of which is enough.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::join_all;
 use quinn::Endpoint;
-use tokio::time::{Instant, timeout, timeout_at};
-use zdap_proto::connect::CONNECT_DEADLINE;
+use zdap_proto::connect::ConnectError;
 use zdap_proto::identity::Identity;
-use zdap_proto::message::NodeStatus;
-use zdap_proto::name::{ClusterId, ResourceName, SnapshotTime};
+use zdap_proto::message::{NodeView, SilentNode};
+use zdap_proto::name::{ClusterId, NodeName};
+use zdap_proto::refusal::chain;
 
-use crate::node::{Node, NodeError};
-use crate::offer::{Offer, best};
+use crate::cluster::Cluster;
+use crate::node::NodeError;
 use crate::settings::{Home, SettingsError};
 use crate::words::Pin;
-use zdap_proto::refusal::chain;
 
 /// All the ways that this machine knows.
 #[derive(Debug)]
 pub struct Origins {
     endpoint: Endpoint,
-    ways: Vec<Way>,
+    known: Vec<Known>,
 }
 
-/// One address, and who we are there.
-#[derive(Debug, Clone)]
-pub struct Way {
-    /// `host:port`.
-    pub address: String,
-    /// The cluster that it belongs to.
-    pub cluster: ClusterId,
-    /// Who we are there, or why that cannot be said.
-    identity: Result<Arc<Identity>, String>,
-}
-
-/// What became of asking all the nodes.
+/// A cluster, who we are there, and where it is.
 #[derive(Debug)]
-pub struct Gathered<T> {
-    /// Those that answered, and what.
-    pub answers: Vec<(Node, T)>,
-    /// Those that did not, and why.
+struct Known {
+    cluster: ClusterId,
+    /// Or why that cannot be said.
+    identity: Result<Arc<Identity>, String>,
+    /// The likeliest to answer first.
+    addresses: Vec<String>,
+}
+
+/// The clusters of which a node answers, at least one.
+#[derive(Debug)]
+pub struct Reached {
+    /// In the order in which they were added.
+    pub clusters: Vec<Cluster>,
+    /// Why none of the nodes of the others does.
     pub silent: Vec<Silent>,
 }
 
-/// A node that did not answer.
-#[derive(Debug)]
+/// A cluster that is to be asked, and the one node of it that counts, if it is pinned.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The only node that counts.
+    pub node: Option<NodeName>,
+}
+
+/// A node, or an address, that did not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Silent {
-    /// Where it should be.
-    pub address: String,
-    /// Why, in a line that names the address.
+    /// Which node, as far as that is known.
+    pub node: Option<NodeName>,
+    /// Why, in a line that names it.
     pub reason: String,
     /// The remedy, where there is one to name.
     pub hint: Option<String>,
-    /// What it said, if it did answer but with a no.
-    refused: Option<NodeError>,
+}
+
+/// One address, and who answers there.
+#[derive(Debug)]
+pub struct Visit {
+    /// `host:port`.
+    pub address: String,
+    /// The cluster that it should belong to.
+    pub cluster: ClusterId,
+    /// The node's name and what it knows of all nodes.
+    pub result: Result<(Option<NodeName>, Vec<NodeView>), Silent>,
 }
 
 /// Why no node can be asked.
@@ -73,23 +85,15 @@ pub enum OriginError {
         /// Those that were tried, and why not.
         silent: Vec<Silent>,
     },
-    /// None of those that answer is the one that is wanted.
-    #[error("no node {pin} among the origins{}", indented(known.iter().map(String::as_str)))]
+    /// The one that is wanted does not exist.
+    #[error("there is no node {pin}; there are{}", indented(known.iter().map(String::as_str)))]
     NoSuchNode {
         /// The one that is wanted.
         pin: Pin,
         /// What the others are.
         known: Vec<String>,
     },
-    /// None of those that answer can host the clone.
-    #[error("no node can host `{resource}`{}", indented(reasons.iter().map(String::as_str)))]
-    NoPlace {
-        /// What was to be cloned.
-        resource: ResourceName,
-        /// Each node and why not.
-        reasons: Vec<String>,
-    },
-    /// The one that was chosen said no.
+    /// One that was reached said no.
     #[error(transparent)]
     Node(#[from] NodeError),
     /// The settings cannot be read.
@@ -106,8 +110,7 @@ impl OriginError {
                     .to_owned(),
             ),
             Self::NoneReached { silent } => silent.iter().find_map(|silent| silent.hint.clone()),
-            Self::NoSuchNode { .. } => Some("`zdap list origins` shows them".to_owned()),
-            Self::NoPlace { .. } => Some("`zdap list snaps --all` shows what can be cloned".to_owned()),
+            Self::NoSuchNode { .. } => Some("`zdap list nodes` shows them".to_owned()),
             Self::Node(_) | Self::Settings(_) => None,
         }
     }
@@ -116,297 +119,233 @@ impl OriginError {
 impl Origins {
     /// Takes the origins from the settings.
     pub fn new(endpoint: Endpoint, home: &Home) -> Result<Self, OriginError> {
-        let ways = home.settings()?.origins.into_iter().map(|origin| Way {
+        let settings = home.settings()?;
+        let known = settings.known_clusters().into_iter().map(|cluster| Known {
             identity: home
-                .identity(&origin.cluster)
+                .identity(&cluster)
                 .map(Arc::new)
                 .map_err(|error| chain(&error)),
-            address: origin.address,
-            cluster: origin.cluster,
+            addresses: settings.addresses(&cluster),
+            cluster,
         });
         Ok(Self {
             endpoint,
-            ways: ways.collect(),
+            known: known.collect(),
         })
     }
 
-    /// Chooses the node that a clone of `resource` is made on: the pinned one, the only one, or of those that have the
-    /// snapshot the one with the most room. Returns also those that did not answer.
-    pub async fn choose(
-        &self,
-        pin: Option<&Pin>,
-        resource: &ResourceName,
-        snapshot: Option<SnapshotTime>,
-    ) -> Result<(Node, Vec<Silent>), OriginError> {
-        let ways = self.ways_of(pin)?;
-        if let ([way], None | Some(Pin::Address(_))) = (ways.as_slice(), pin) {
-            return match way.reach(&self.endpoint).await {
-                Ok(node) => Ok((node, Vec::new())),
-                Err(error) => Err(OriginError::NoneReached {
-                    silent: vec![Silent::new(way, error)],
-                }),
-            };
-        }
-        let ask = async |node: &Node| {
-            let (status, resources) = tokio::try_join!(node.status(), node.resources())?;
-            Ok(Offer::new(&status, resources, resource))
-        };
-        let hosts = |offer: &Offer| (pin.is_none() && offer.fault(snapshot).is_none()).then_some(GRACE);
-        let gathered = self.each(&ways, ask, hosts).await;
-        let gathered = keep_pinned(gathered, pin, |node, offer| fits(pin, &offer.node, node))?;
-        let no_place = |reasons| OriginError::NoPlace {
-            resource: resource.clone(),
-            reasons,
-        };
-        match best(gathered.answers.iter().map(|(_, offer)| offer), snapshot) {
-            Ok(place) => {
-                let chosen = gathered.answers.into_iter().nth(place);
-                let (node, _) = chosen.ok_or_else(|| no_place(Vec::new()))?;
-                Ok((node, gathered.silent))
-            }
-            Err(mut reasons) => {
-                reasons.extend(gathered.silent.into_iter().map(|silent| silent.reason));
-                Err(no_place(reasons))
-            }
-        }
-    }
-
-    /// Asks every node (or the pinned one) and waits for all of them.
-    pub async fn gather<T>(
-        &self,
-        pin: Option<&Pin>,
-        ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
-    ) -> Result<Gathered<T>, OriginError> {
-        self.gather_until(pin, ask, |_| false).await
-    }
-
-    /// Asks every node (or the pinned one) and waits for them until an answer is the last that is needed.
-    pub async fn gather_until<T>(
-        &self,
-        pin: Option<&Pin>,
-        ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
-        mut is_last: impl FnMut(&T) -> bool,
-    ) -> Result<Gathered<T>, OriginError> {
-        let ways = self.ways_of(pin)?;
-        let ask = async |node: &Node| match pin {
-            Some(Pin::Name(_)) => {
-                let (status, answer) = tokio::try_join!(node.status(), ask(node))?;
-                Ok((Some(status.name.to_string()), answer))
-            }
-            Some(Pin::Address(_)) | None => Ok((None, ask(node).await?)),
-        };
-        let patience = |(_, answer): &(_, T)| is_last(answer).then_some(Duration::ZERO);
-        let gathered = self.each(&ways, ask, patience).await;
-        let pinned = |node: &Node, (name, _): &(Option<String>, T)| match name {
-            Some(name) => fits(pin, name, node),
-            None => true,
-        };
-        let gathered = keep_pinned(gathered, pin, pinned)?;
-        let answers = gathered.answers.into_iter();
-        Ok(Gathered {
-            answers: answers.map(|(node, (_, answer))| (node, answer)).collect(),
-            silent: gathered.silent,
-        })
-    }
-
-    /// Asks every node, and once one has answered waits for the others only a moment more.
-    pub async fn gather_quickly<T>(&self, ask: impl AsyncFn(&Node) -> Result<T, NodeError>) -> Vec<T> {
-        let ways: Vec<&Way> = self.ways.iter().collect();
-        let gathered = self.each(&ways, ask, |_| Some(GRACE)).await;
-        gathered.answers.into_iter().map(|(_, answer)| answer).collect()
-    }
-
-    /// Asks every origin how it is; one entry each, in the order they were added.
-    pub async fn statuses(&self) -> Vec<(&Way, Result<NodeStatus, Silent>)> {
-        let asked = self.ways.iter().map(async |way| {
-            let status = way.ask(&self.endpoint, &async |node: &Node| node.status().await);
-            (way, status.await.map(|(_, status)| status))
-        });
-        futures_util::future::join_all(asked).await
-    }
-
-    fn ways_of(&self, pin: Option<&Pin>) -> Result<Vec<&Way>, OriginError> {
-        if self.ways.is_empty() {
+    /// Reaches one node of each cluster, whichever answers first.
+    pub async fn reach(&self) -> Result<Reached, OriginError> {
+        if self.known.is_empty() {
             return Err(OriginError::NoneSet);
         }
-        let Some(Pin::Address(address)) = pin else {
-            return Ok(self.ways.iter().collect());
+        let mut reached = Reached {
+            clusters: Vec::new(),
+            silent: Vec::new(),
         };
-        let ways: Vec<&Way> = self.ways.iter().filter(|way| way.address == *address).collect();
-        match (ways.is_empty(), pin) {
-            (true, Some(pin)) => Err(OriginError::NoSuchNode {
-                pin: pin.clone(),
-                known: self.ways.iter().map(|way| way.address.clone()).collect(),
+        for result in join_all(self.known.iter().map(|known| known.reach(&self.endpoint))).await {
+            match result {
+                Ok(cluster) => reached.clusters.push(cluster),
+                Err(silent) => reached.silent.extend(silent),
+            }
+        }
+        match reached.clusters.is_empty() {
+            true => Err(OriginError::NoneReached {
+                silent: reached.silent,
             }),
-            (_, _) => Ok(ways),
+            false => Ok(reached),
         }
     }
 
-    /// Asks all of `ways` at once, until the `patience` that an answer leaves for the others is at its end.
-    async fn each<T>(
-        &self,
-        ways: &[&Way],
-        ask: impl AsyncFn(&Node) -> Result<T, NodeError>,
-        mut patience: impl FnMut(&T) -> Option<Duration>,
-    ) -> Gathered<T> {
-        let mut gathered = Gathered {
-            answers: Vec::new(),
-            silent: Vec::new(),
-        };
-        let mut asked: FuturesUnordered<_> = ways.iter().map(|way| way.ask(&self.endpoint, &ask)).collect();
-        let mut until = None;
-        loop {
-            let next = match until {
-                Some(until) => timeout_at(until, asked.next()).await.unwrap_or(None),
-                None => asked.next().await,
-            };
-            match next {
-                Some(Ok((node, answer))) => {
-                    if let (None, Some(left)) = (until, patience(&answer)) {
-                        until = Some(Instant::now() + left);
-                    }
-                    gathered.answers.push((node, answer));
-                }
-                Some(Err(silent)) => gathered.silent.push(silent),
-                None => return gathered,
-            }
-        }
+    /// Goes to every address and asks for the nodes.
+    pub async fn visit_all(&self) -> Vec<Visit> {
+        let visits = self.known.iter().flat_map(|known| {
+            known.addresses.iter().map(async |address| Visit {
+                address: address.clone(),
+                cluster: known.cluster.clone(),
+                result: known.visit(&self.endpoint, address).await,
+            })
+        });
+        join_all(visits).await
     }
 }
 
-impl Way {
-    async fn reach(&self, endpoint: &Endpoint) -> Result<Node, Fault> {
+impl Known {
+    async fn reach(&self, endpoint: &Endpoint) -> Result<Cluster, Vec<Silent>> {
+        let identity = self.identity.as_ref().map_err(|reason| {
+            let silent = self
+                .addresses
+                .iter()
+                .map(|address| Silent::without_identity(address, reason));
+            silent.collect::<Vec<_>>()
+        })?;
+        let reached = Cluster::reach(endpoint, identity, &self.addresses).await;
+        reached.map_err(|errors| {
+            let silent = errors
+                .iter()
+                .map(|(address, error)| Silent::unreached(address, error));
+            silent.collect()
+        })
+    }
+
+    async fn visit(
+        &self,
+        endpoint: &Endpoint,
+        address: &str,
+    ) -> Result<(Option<NodeName>, Vec<NodeView>), Silent> {
         let identity = self
             .identity
             .as_ref()
-            .map_err(|reason| Fault::Identity(reason.clone()))?;
-        Ok(Node::connect(endpoint, identity, &self.address).await?)
-    }
-
-    async fn ask<T>(
-        &self,
-        endpoint: &Endpoint,
-        ask: &impl AsyncFn(&Node) -> Result<T, NodeError>,
-    ) -> Result<(Node, T), Silent> {
-        let asked = async {
-            let node = self.reach(endpoint).await?;
-            let answer = ask(&node).await?;
-            Ok((node, answer))
-        };
-        let result = timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_| {
-            Err(Fault::Node(NodeError::Silent {
-                address: self.address.clone(),
-                after: ANSWER_DEADLINE,
-            }))
-        });
-        result.map_err(|fault| Silent::new(self, fault))
-    }
-}
-
-/// Why one way leads nowhere.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error("no identity to show: {0}")]
-    Identity(String),
-    #[error(transparent)]
-    Node(#[from] NodeError),
-}
-
-impl Silent {
-    fn new(way: &Way, fault: Fault) -> Self {
-        let reason = chain(&fault);
-        let (hint, refused) = match fault {
-            Fault::Identity(_) => (Some("enrol again with a new token".to_owned()), None),
-            Fault::Node(NodeError::Connect(error)) => (error.hint(), None),
-            Fault::Node(error) => (None, matches!(error, NodeError::Refused { .. }).then_some(error)),
-        };
-        Self {
-            reason: match reason.contains(&way.address) {
-                true => reason,
-                false => format!("{}: {reason}", way.address),
-            },
-            address: way.address.clone(),
-            hint,
-            refused,
+            .map_err(|reason| Silent::without_identity(address, reason))?;
+        let reached = Cluster::reach(endpoint, identity, &[address.to_owned()]).await;
+        let cluster = reached.map_err(|errors| match errors.first() {
+            Some((_, error)) => Silent::unreached(address, error),
+            None => Silent::unreached(address, &ConnectError::NoAddress),
+        })?;
+        let name = cluster.node().await.name();
+        match cluster.nodes().await {
+            Ok(nodes) => Ok((name, nodes.to_vec())),
+            Err(error) => Err(Silent::failed(address, &error)),
         }
     }
 }
 
-/// Drops the answers of nodes that are not the pinned one; no answer at all is an error.
-fn keep_pinned<T>(
-    mut gathered: Gathered<T>,
-    pin: Option<&Pin>,
-    is_pinned: impl Fn(&Node, &T) -> bool,
-) -> Result<Gathered<T>, OriginError> {
-    if gathered.answers.is_empty() {
-        let refused = gathered
-            .silent
-            .iter_mut()
-            .find_map(|silent| silent.refused.take());
-        return Err(match refused {
-            Some(error) => error.into(),
-            None => OriginError::NoneReached {
-                silent: gathered.silent,
+impl Reached {
+    /// Returns which clusters to ask, and of each which node counts: the pinned one, or all.
+    pub async fn targets(&self, pin: Option<&Pin>) -> Result<Vec<Target>, OriginError> {
+        let Some(pin) = pin else {
+            let all = self.clusters.iter().map(|cluster| Target {
+                cluster: cluster.clone(),
+                node: None,
+            });
+            return Ok(all.collect());
+        };
+        let mut targets = Vec::new();
+        let mut known = Vec::new();
+        let mut failed = Vec::new();
+        for cluster in &self.clusters {
+            match (cluster.resolve(pin).await, cluster.nodes().await) {
+                (Ok(Some(node)), _) => targets.push(Target {
+                    cluster: cluster.clone(),
+                    node: Some(node),
+                }),
+                (Ok(None), Ok(nodes)) => known.extend(nodes.iter().map(|node| {
+                    let NodeView { name, address, .. } = node;
+                    format!("{name} at {address}")
+                })),
+                (Err(error), _) | (Ok(None), Err(error)) => {
+                    let reason = Silent::failed(cluster.node().await.address(), &error).reason;
+                    tracing::warn!("{reason}");
+                    failed.push((reason, error));
+                }
+            }
+        }
+        if failed.len() == self.clusters.len()
+            && let Some((_, error)) = failed.pop()
+        {
+            return Err(error.into());
+        }
+        known.extend(failed.into_iter().map(|(reason, _)| reason));
+        known.extend(self.silent.iter().map(|silent| silent.reason.clone()));
+        match targets.is_empty() {
+            true => Err(OriginError::NoSuchNode {
+                pin: pin.clone(),
+                known,
+            }),
+            false => Ok(targets),
+        }
+    }
+}
+
+impl Target {
+    /// Returns whether what is on `node` counts.
+    pub fn counts(&self, node: &NodeName) -> bool {
+        self.node.as_ref().is_none_or(|pinned| pinned == node)
+    }
+}
+
+impl Silent {
+    /// Says why an address was not reached.
+    pub fn unreached(address: &str, error: &ConnectError) -> Self {
+        Self {
+            hint: error.hint(),
+            ..Self::failed(address, error)
+        }
+    }
+
+    /// Says why nothing came of asking at an address.
+    pub fn failed(address: &str, error: &dyn std::error::Error) -> Self {
+        let reason = chain(error);
+        Self {
+            node: None,
+            reason: match reason.contains(address) {
+                true => reason,
+                false => format!("{address}: {reason}"),
             },
-        });
+            hint: None,
+        }
     }
-    let known = gathered.answers.iter().map(|(node, _)| node.address().to_owned());
-    let known: Vec<String> = known
-        .chain(gathered.silent.iter().map(|silent| silent.reason.clone()))
-        .collect();
-    gathered.answers.retain(|(node, answer)| is_pinned(node, answer));
-    match (gathered.answers.is_empty(), pin) {
-        (true, Some(pin)) => Err(OriginError::NoSuchNode {
-            pin: pin.clone(),
-            known,
-        }),
-        (_, _) => Ok(gathered),
+
+    fn without_identity(address: &str, reason: &str) -> Self {
+        Self {
+            node: None,
+            reason: format!("{address}: no identity to show: {reason}"),
+            hint: Some("enrol again with a new token".to_owned()),
+        }
     }
 }
 
-/// Returns whether a node of this name, reached at this address, is the pinned one.
-fn fits(pin: Option<&Pin>, name: &str, node: &Node) -> bool {
-    match pin {
-        Some(Pin::Name(wanted)) => is_called(wanted, name, node.address()),
-        Some(Pin::Address(wanted)) => wanted == node.address(),
-        None => true,
+impl From<SilentNode> for Silent {
+    fn from(silent: SilentNode) -> Self {
+        let SilentNode { node, reason } = silent;
+        Self {
+            reason: format!("{node} does not answer: {reason}"),
+            node: Some(node),
+            hint: None,
+        }
     }
 }
 
-fn is_called(wanted: &str, name: &str, address: &str) -> bool {
-    let host = address.rsplit_once(':').map(|(host, _)| host);
-    wanted == name || host == Some(wanted)
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
 }
 
 fn indented<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     lines.map(|line| format!("\n  {line}")).collect()
 }
 
-/// A node that is well answers in one round trip; somebody is waiting. Connecting gives up first, as it can say more.
-const ANSWER_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(Duration::from_secs(1));
-/// What a better place may take longer to answer than a good one: a round trip round the world.
-const GRACE: Duration = Duration::from_millis(300);
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn where_no_node_will_do_each_is_named_with_its_reason() {
-        let error = OriginError::NoPlace {
-            resource: "orders".parse().unwrap(),
-            reasons: vec!["db1: no".to_owned(), "db2:43210: no answer".to_owned()],
+    fn where_no_node_answers_each_address_is_named_with_its_reason() {
+        let silent = ["db1:43210", "db2:43210"].map(|address| {
+            let error = ConnectError::OtherVersion(address.to_owned());
+            Silent::unreached(address, &error)
+        });
+        let error = OriginError::NoneReached {
+            silent: silent.to_vec(),
         };
         assert_eq!(
             error.to_string(),
-            "no node can host `orders`\n  db1: no\n  db2:43210: no answer"
+            "no origin was reached\n  db1:43210 does not speak this version of the protocol\n  \
+             db2:43210 does not speak this version of the protocol"
         );
+        assert!(error.hint().is_some_and(|hint| hint.contains("same version")));
     }
 
     #[test]
-    fn a_node_is_called_by_its_name_or_its_host() {
-        assert!(is_called("db1", "db1", "10.0.0.1:43210"));
-        assert!(is_called("10.0.0.1", "db1", "10.0.0.1:43210"));
-        assert!(!is_called("db", "db1", "db1.example.com:43210"));
+    fn a_node_that_is_not_there_is_named_with_those_that_are() {
+        let error = OriginError::NoSuchNode {
+            pin: Pin::Name("db3".to_owned()),
+            known: vec!["db1 at 10.0.0.1:43210".to_owned()],
+        };
+        assert_eq!(
+            error.to_string(),
+            "there is no node @db3; there are\n  db1 at 10.0.0.1:43210"
+        );
     }
 }

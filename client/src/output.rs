@@ -93,6 +93,11 @@ impl Output {
         }
     }
 
+    /// Says what was asked for by name, also to who wants quiet.
+    pub fn say_asked(&self, text: &str) {
+        self.talk(text);
+    }
+
     /// Says something that went wrong without stopping the command.
     pub fn warn(&self, text: &str) {
         self.talk(&format!("warning: {text}"));

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! $ZDAP_HOME, else $XDG_CONFIG_HOME/zdap, else ~/.config/zdap      0700
-//!   settings.json                      {"user": ..., "origins": [{"address": ..., "cluster": ...}]}
+//!   settings.json                      {"user": ..., "origins": [{"address": ..., "cluster": ...}], "clusters": [...]}
 //!   clusters/<cluster>/identity.pem    0600
 //! ```
+
+mod known;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,42 +14,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use zdap_proto::identity::{Identity, IdentityError};
-use zdap_proto::name::{ClusterId, UserName};
+use zdap_proto::message::NodeView;
+use zdap_proto::name::ClusterId;
+use zdap_proto::refusal::chain;
 
-/// What `settings.json` holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// The name that `zdap set user` was given.
-    #[serde(default)]
-    pub user: Option<UserName>,
-    /// The nodes that are known, in the order they were added.
-    #[serde(default)]
-    pub origins: Vec<Origin>,
-}
+use crate::error::Failure;
 
-/// A node that is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// `host:port`.
-    pub address: String,
-    /// Which cluster's identity opens it.
-    pub cluster: ClusterId,
-}
-
-impl Settings {
-    /// Remembers a node; of another cluster now, if its address is known already.
-    pub fn remember(&mut self, address: &str, cluster: &ClusterId) {
-        match self.origins.iter_mut().find(|origin| origin.address == address) {
-            Some(origin) => origin.cluster = cluster.clone(),
-            None => self.origins.push(Origin {
-                address: address.to_owned(),
-                cluster: cluster.clone(),
-            }),
-        }
-    }
-}
+pub use self::known::{Forgotten, Learned, LearnedNode, Origin, Settings};
 
 /// The directory that all of it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,15 +107,7 @@ impl Home {
 
     /// Changes the settings. Of several at once each sees what the one before it wrote; a reader sees the old or the new.
     pub fn change<T>(&self, change: impl FnOnce(&mut Settings) -> T) -> Result<T, SettingsError> {
-        self.create()?;
-        let lock_path = self.0.join("settings.lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(failed("open", &lock_path))?;
-        lock.lock().map_err(failed("lock", &lock_path))?;
+        let _lock = self.lock()?;
         let mut settings = self.settings()?;
         let before = settings.clone();
         let result = change(&mut settings);
@@ -151,17 +117,45 @@ impl Home {
         Ok(result)
     }
 
+    /// Keeps what a cluster has told through `last`. Where it cannot be kept it is learned the next time.
+    pub fn learn(&self, cluster: &ClusterId, last: &str, nodes: &[NodeView]) {
+        let learn = |settings: &mut Settings| settings.learn(cluster, last, nodes);
+        let learned = self.settings().and_then(|before| {
+            let mut after = before.clone();
+            learn(&mut after);
+            match after == before {
+                true => Ok(()), // without a lock, and where nothing may be written
+                false => self.change(learn),
+            }
+        });
+        if let Err(error) = learned {
+            tracing::debug!("the nodes are not remembered: {}", chain(&error));
+        }
+    }
+
     /// Returns the identity that a cluster gave us.
     pub fn identity(&self, cluster: &ClusterId) -> Result<Identity, IdentityError> {
         Identity::load(&self.identity_directory(cluster))
     }
 
     /// Keeps the identity that its cluster gave us, in place of an earlier one.
-    pub fn keep(&self, identity: &Identity) -> Result<(), crate::error::Failure> {
+    pub fn keep(&self, identity: &Identity) -> Result<(), Failure> {
+        let _lock = self.lock()?;
         let directory = self.identity_directory(identity.cluster());
-        self.create()?;
         create_private(&directory)?;
         Ok(identity.save(&directory)?)
+    }
+
+    /// Puts a renewed identity in the place of the same one that ends sooner, as long as that is still there.
+    pub fn renew(&self, identity: &Identity) -> Result<(), Failure> {
+        let _lock = self.lock()?;
+        let there = self.identity(identity.cluster());
+        let is_earlier = there
+            .is_ok_and(|there| there.peer() == identity.peer() && there.expires_at() < identity.expires_at());
+        if is_earlier {
+            identity.save(&self.identity_directory(identity.cluster()))?;
+        }
+        Ok(())
     }
 
     /// Returns the identities that can be used, of all clusters.
@@ -179,7 +173,7 @@ impl Home {
                 Ok(identity) => identities.push(identity),
                 Err(error) => tracing::debug!(
                     directory = %directory.display(),
-                    "no identity: {}", zdap_proto::refusal::chain(&error)
+                    "no identity: {}", chain(&error)
                 ),
             }
         }
@@ -194,8 +188,18 @@ impl Home {
         self.0.join("settings.json")
     }
 
-    fn create(&self) -> Result<(), SettingsError> {
-        create_private(&self.0)
+    /// Waits for the right to change what is here, until it is dropped.
+    fn lock(&self) -> Result<File, SettingsError> {
+        create_private(&self.0)?;
+        let path = self.0.join("settings.lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        lock.lock().map_err(failed("lock", &path))?;
+        Ok(lock)
     }
 
     fn write(&self, settings: &Settings) -> Result<(), SettingsError> {
@@ -252,6 +256,8 @@ const PRIVATE: u32 = 0o700;
 
 #[cfg(test)]
 mod tests {
+    use zdap_proto::identity::{ClusterCa, Subject};
+
     use super::*;
 
     fn home(directory: &tempfile::TempDir) -> Home {
@@ -305,6 +311,28 @@ mod tests {
             r#"{"user":"ada@laptop","origins":[{"address":"db1:43210","cluster":"abc123"}]}"#
         );
         assert_eq!(home.settings().unwrap().origins.len(), 1);
+    }
+
+    #[test]
+    fn a_renewed_identity_takes_the_place_of_one_that_ends_sooner_and_of_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let (home, now) = (home(&directory), chrono::Utc::now());
+        let ca = ClusterCa::found(now).unwrap();
+        let issue = |name: &str, hours: u64| {
+            let subject = Subject::User(name.parse().unwrap());
+            let life = std::time::Duration::from_secs(hours * 3600);
+            ca.identity(&subject, life, now).unwrap()
+        };
+        let end = || home.identity(ca.cluster()).unwrap().expires_at();
+        home.renew(&issue("ada", 1)).unwrap();
+        assert!(home.identity(ca.cluster()).is_err(), "it was given up");
+        let (first, longer) = (issue("ada", 2), issue("ada", 3));
+        home.keep(&first).unwrap();
+        home.renew(&issue("bob", 4)).unwrap();
+        home.renew(&issue("ada", 1)).unwrap();
+        assert_eq!(end(), first.expires_at());
+        home.renew(&longer).unwrap();
+        assert_eq!(end(), longer.expires_at());
     }
 
     #[test]

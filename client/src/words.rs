@@ -56,7 +56,11 @@ impl WordsError {
         match self {
             Self::EmptyPin => Some("`@node` or `@host:port`".to_owned()),
             Self::NoSubject => Some("`zdap list resources --all` shows them".to_owned()),
-            Self::Twice { .. } | Self::Time(_) | Self::Address(_) => None,
+            // Whichever of the two is no resource was meant as something else.
+            Self::Twice { what: "resources", .. } | Self::Time(_) => Some(
+                "a time is written as in 2026-11-22T13:39:25Z (`zdap list snaps` shows them), a node as in @db1".to_owned(),
+            ),
+            Self::Twice { .. } | Self::Address(_) => None,
         }
     }
 }
@@ -201,6 +205,12 @@ mod tests {
         assert_eq!(
             parse(&["orders", "users"]).unwrap_err().to_string(),
             "`orders` and `users` are both resources; one is expected"
+        );
+        let yesterday = parse(&["orders", "yesterday"]).unwrap_err();
+        assert!(
+            yesterday
+                .hint()
+                .is_some_and(|hint| hint.contains("2026-11-22T13:39:25Z"))
         );
         assert!(parse(&["@a", "@b"]).is_err());
         assert!(parse(&["2026-11-22T13:39:25Z", "2026-11-22T13:39:26Z"]).is_err());

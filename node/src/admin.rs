@@ -1,4 +1,5 @@
-//! The commands of this machine: asked of the running node, with the node's own identity.
+//! The commands of this machine: asked of the running node, with the node's own identity, on its own behalf: so they are
+//! about this node alone.
 
 #![expect(
     clippy::print_stdout,
@@ -12,14 +13,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use quinn::{Connection, Endpoint};
 use zdap_proto::connect::{connect, explain};
-use zdap_proto::control::{CallError, call};
-use zdap_proto::identity::Identity;
-use zdap_proto::message::{Answer, Invited, Progress, Request, TokenText};
+use zdap_proto::control::{CallError, call, call_on_behalf_of};
+use zdap_proto::identity::{Identity, Subject};
+use zdap_proto::message::{Answer, CloneView, Invited, NodeView, Progress, Request, TokenText};
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
@@ -31,6 +32,7 @@ use crate::state;
 pub struct Running {
     endpoint: Endpoint,
     connection: Connection,
+    subject: Subject,
 }
 
 /// A refusal by the running node, to be shown with its hint.
@@ -53,7 +55,11 @@ impl Running {
                     state_dir.display()
                 )
             })?;
-        Ok(Self { endpoint, connection })
+        Ok(Self {
+            endpoint,
+            connection,
+            subject: identity.subject().clone(),
+        })
     }
 
     /// Says goodbye.
@@ -118,8 +124,10 @@ impl Running {
         let request = Request::CreateClone {
             resource,
             snapshot,
+            node: None,
             owner,
             request_id: RequestId::random(),
+            attempt: 0,
         };
         let Answer::Created { clone, .. } = self.ask(&request).await? else {
             bail!(ANOTHER_ANSWER)
@@ -179,15 +187,7 @@ impl Running {
 
     /// Prints the clones of this node, of all owners.
     pub async fn list_clones(&self, resource: Option<ResourceName>) -> anyhow::Result<()> {
-        let Answer::Clones(clones) = self
-            .ask(&Request::ListClones {
-                resource,
-                all_owners: true,
-            })
-            .await?
-        else {
-            bail!(ANOTHER_ANSWER);
-        };
+        let clones = self.clones(resource).await?;
         print_table(
             &[
                 "CLONE", "RESOURCE", "OWNER", "SNAPSHOT", "CREATED", "STATE", "EXPIRES",
@@ -210,17 +210,60 @@ impl Running {
         Ok(())
     }
 
-    /// Destroys one clone, whoever owns it.
-    pub async fn destroy_clone(&self, clone: CloneId) -> anyhow::Result<()> {
-        let Answer::Clones(clones) = self
-            .ask(&Request::ListClones {
-                resource: None,
-                all_owners: true,
-            })
-            .await?
-        else {
+    /// Prints the nodes of the cluster.
+    pub async fn list_nodes(&self) -> anyhow::Result<()> {
+        let answer = call(&self.connection, &Request::ListNodes, |_| {}).await;
+        let Answer::Nodes(nodes) = answer.map_err(failed)? else {
             bail!(ANOTHER_ANSWER);
         };
+        print_table(
+            &[
+                "NODE",
+                "ADDRESS",
+                "STATE",
+                "RESOURCES",
+                "CLONES",
+                "FREE",
+                "TOTAL",
+                "LOAD",
+            ],
+            nodes.into_iter().map(node_row),
+        );
+        Ok(())
+    }
+
+    /// Has no more clones placed on this node, or does so again.
+    pub async fn drain(&self, is_draining: bool) -> anyhow::Result<()> {
+        let Answer::Drained = self.ask(&Request::Drain { is_draining }).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        println!(
+            "{}",
+            match is_draining {
+                true => "no more clones are placed on this node; those that are there stay",
+                false => "clones are placed on this node again",
+            }
+        );
+        Ok(())
+    }
+
+    /// Lets no certificate of a user in any more, at any node.
+    pub async fn revoke(&self, user: UserName) -> anyhow::Result<()> {
+        let Answer::Revoked { is_known } = self.ask(&Request::Revoke { user: user.clone() }).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        if !is_known {
+            eprintln!(
+                "warning: no node has ever heard of a user `{user}`; the name is good for nobody from now on"
+            );
+        }
+        println!("`{user}` is let in no more; database connections that are open stay open, and clones stay");
+        Ok(())
+    }
+
+    /// Destroys one clone, whoever owns it.
+    pub async fn destroy_clone(&self, clone: CloneId) -> anyhow::Result<()> {
+        let clones = self.clones(None).await?;
         if !clones.iter().any(|known| known.id == clone) {
             bail!("there is no clone `{clone}` on this node; `zdapd list clones` shows them");
         }
@@ -250,14 +293,41 @@ impl Running {
     }
 
     async fn ask_slowly(&self, request: &Request, progress: impl FnMut(Progress)) -> anyhow::Result<Answer> {
-        call(&self.connection, request, progress)
+        call_on_behalf_of(&self.connection, &self.subject, request, progress)
             .await
-            .map_err(|error| match error {
-                CallError::Refused(refusal) => Refused(refusal).into(),
-                CallError::Lost(reason) => anyhow!(explain("this machine's node", reason)),
-                CallError::Misunderstood(_) => anyhow!(error),
-            })
+            .map_err(failed)
     }
+
+    async fn clones(&self, resource: Option<ResourceName>) -> anyhow::Result<Vec<CloneView>> {
+        let all_owners = true;
+        let request = Request::ListClones { resource, all_owners };
+        let Answer::Clones { clones, .. } = self.ask(&request).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        Ok(clones)
+    }
+}
+
+fn failed(error: CallError) -> anyhow::Error {
+    match error {
+        CallError::Refused(refusal) => Refused(refusal).into(),
+        CallError::Lost(reason) => anyhow!(explain("this machine's node", reason)),
+        CallError::Misunderstood(_) => anyhow!(error),
+    }
+}
+
+fn node_row(node: NodeView) -> Vec<String> {
+    let resources: Vec<_> = node.resources.iter().map(ToString::to_string).collect();
+    vec![
+        node.name.to_string(),
+        node.address,
+        format!("{:?}", node.state).to_lowercase(),
+        resources.join(", "),
+        node.clones.to_string(),
+        HumanBytes(node.free_bytes).to_string(),
+        HumanBytes(node.total_bytes).to_string(),
+        format!("{:.2}", node.load),
+    ]
 }
 
 fn confirmed(what: &str) -> anyhow::Result<bool> {
@@ -329,8 +399,12 @@ fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut table = Table::new();
     table
         .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.to_vec())
         .add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     println!("{}", table.trim_fmt());
 }
 

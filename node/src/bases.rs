@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use zdap_proto::message::Progress;
 use zdap_proto::name::{BaseId, ResourceName, SnapshotId, SnapshotTime};
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
@@ -28,6 +28,7 @@ pub struct Bases {
     runtime: Arc<dyn Runtime>,
     known: Mutex<Known>,
     shutdown: watch::Receiver<bool>,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +74,7 @@ impl Bases {
             runtime,
             known,
             shutdown,
+            changed: Notify::new(),
         }
     }
 
@@ -135,6 +137,7 @@ impl Bases {
             DatasetId::Snapshot(removed) => snapshot != removed,
             DatasetId::Clone(_) => true,
         });
+        self.changed.notify_one();
         tracing::info!(%dataset, "removed");
         Ok(())
     }
@@ -153,6 +156,7 @@ impl Bases {
             .collect();
         for snapshot in before.iter().filter(|snapshot| !there.contains(snapshot)) {
             if self.known().snapshots.remove(snapshot).is_some() {
+                self.changed.notify_one();
                 tracing::warn!(%snapshot, "a snapshot is gone from the disk; forgetting it");
             }
         }
@@ -193,6 +197,11 @@ impl Bases {
         self.of(resource).find(|snapshot| snapshot.taken_at == taken_at)
     }
 
+    /// Returns how many bytes a snapshot refers to.
+    pub fn bytes(&self, snapshot: &SnapshotId) -> Option<u64> {
+        self.known().snapshots.get(snapshot).copied()
+    }
+
     /// Returns all snapshots with the bytes each refers to.
     pub fn list(&self) -> Vec<(SnapshotId, u64)> {
         self.known()
@@ -200,6 +209,11 @@ impl Bases {
             .iter()
             .map(|(snapshot, bytes)| (snapshot.clone(), *bytes))
             .collect()
+    }
+
+    /// Waits until a snapshot has come or gone since the last time this was awaited. For one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Returns the restores under way.
@@ -230,6 +244,7 @@ impl Bases {
         };
         let mut shutdown = self.shutdown.clone();
         let result = tokio::select! {
+            biased; // so that a simulation is the same each time
             result = self.steps(&resource, &base, &stage) => result,
             () = crate::stopped(&mut shutdown) => Err(Refusal::new(RefusalKind::Unavailable, "the node is stopping")),
         };
@@ -376,6 +391,7 @@ impl Bases {
             .await
             .unwrap_or_default();
         self.known().snapshots.insert(snapshot.clone(), bytes);
+        self.changed.notify_one();
     }
 
     fn of(&self, resource: &ResourceName) -> impl Iterator<Item = SnapshotId> + use<> {

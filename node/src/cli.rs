@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use zdap_proto::name::{CloneId, NodeName, ResourceName, SnapshotTime, UserName};
 
-use crate::config::{NetworkAddress, RuntimeKind, ZfsPool};
+use crate::config::{NetworkAddress, RuntimeKind, Size, ZfsPool};
 use crate::quantity;
 
 /// Makes private, writable copies of databases in a moment: one node of a zdap cluster.
@@ -34,6 +34,9 @@ pub struct Flags {
     /// Directory to use instead of a pool; files are shared where the file system can (btrfs, xfs)
     #[arg(long, global = true, env = "ZDAP_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<Given<PathBuf>>,
+    /// How much of the directory's disk to count as room, such as 200g [default: all of it]
+    #[arg(long, global = true, env = "ZDAP_DATA_SIZE", value_name = "SIZE")]
+    pub data_size: Option<Given<Size>>,
     /// Directory of the *.resource.yml files, re-read when it changes
     #[arg(long, global = true, env = "CONFIG_DIR", value_name = "DIR")]
     pub config_dir: Option<Given<PathBuf>>,
@@ -94,7 +97,7 @@ pub enum Command {
         #[command(subcommand)]
         what: CreateCommand,
     },
-    /// List what is on this node, of all owners
+    /// List what is on this node, of all owners, or the nodes of the cluster
     List {
         /// What to list.
         #[command(subcommand)]
@@ -105,6 +108,21 @@ pub enum Command {
         /// What to destroy.
         #[command(subcommand)]
         what: DestroyCommand,
+    },
+    /// Place no new clones on this node, also after a restart; those that are there stay
+    #[command(after_help = "Example:
+  zdapd drain")]
+    Drain,
+    /// Place clones on this node again
+    #[command(after_help = "Example:
+  zdapd undrain")]
+    Undrain,
+    /// Let no certificate of a user in any more, at any node; the name is never good again
+    #[command(after_help = "Example:
+  zdapd revoke ada@laptop")]
+    Revoke {
+        /// The user's name, as `name` or `name@host`
+        name: UserName,
     },
 }
 
@@ -179,6 +197,10 @@ pub enum ListCommand {
     #[command(after_help = "Example:
   zdapd list clones orders")]
     Clones(Listed),
+    /// List the nodes of the cluster
+    #[command(after_help = "Example:
+  zdapd list nodes")]
+    Nodes,
 }
 
 /// What a list is narrowed to.
@@ -260,6 +282,7 @@ mod tests {
             [
                 ("zpool", "ZPOOL"),
                 ("data-dir", "ZDAP_DATA_DIR"),
+                ("data-size", "ZDAP_DATA_SIZE"),
                 ("config-dir", "CONFIG_DIR"),
                 ("network-address", "NETWORK_ADDRESS"),
                 ("api-port", "API_PORT"),
@@ -324,6 +347,10 @@ mod tests {
             "zdapd destroy clone orders-k3v9x2mq",
             "zdapd destroy clones --yes",
             "zdapd destroy all",
+            "zdapd list nodes",
+            "zdapd drain",
+            "zdapd undrain",
+            "zdapd revoke ada@laptop",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -348,6 +375,9 @@ mod tests {
             "zdapd create clone ../etc",
             "zdapd create clone orders --from yesterday",
             "zdapd destroy clone orders",
+            "zdapd list nodes orders",
+            "zdapd revoke",
+            "zdapd revoke a/b",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::OwnedMutexGuard;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use zdap_proto::message::{CloneRecord, CloneState, Stages};
-use zdap_proto::name::{CloneId, RequestId, SnapshotId, UserName};
+use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 
 use crate::resource::Resource;
@@ -29,6 +31,8 @@ pub struct Clones {
     known: Mutex<BTreeMap<CloneId, Known>>,
     /// How many instances have ended so far.
     ended: AtomicU64,
+    changed: Notify,
+    names: Mutex<StdRng>,
 }
 
 #[derive(Debug, Clone)]
@@ -50,6 +54,8 @@ pub struct Order {
     pub owner: UserName,
     /// The same id from the same owner again gives the same clone.
     pub request_id: RequestId,
+    /// How many times it was asked before, anywhere.
+    pub attempt: u32,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -72,6 +78,16 @@ impl Clones {
             runtime,
             known,
             ended: AtomicU64::new(0),
+            changed: Notify::new(),
+            names: Mutex::new(StdRng::from_rng(&mut rand::rng())),
+        }
+    }
+
+    /// Takes what new clones are called from this chance.
+    pub fn with_names_from(self, chance: StdRng) -> Self {
+        Self {
+            names: Mutex::new(chance),
+            ..self
         }
     }
 
@@ -84,7 +100,9 @@ impl Clones {
             match self.admit(&order)? {
                 Admission::New(record, held) => break (*record, held),
                 // Another request made, or is making, this very clone.
-                Admission::Made(record) => return Ok((*record, None)),
+                Admission::Made(record) => {
+                    return Ok((self.asked_again(*record, order.attempt).await?, None));
+                }
                 Admission::InTheMaking(lock) => drop(lock.lock().await),
             }
         };
@@ -103,6 +121,24 @@ impl Clones {
                 Err(refusal)
             }
         }
+    }
+
+    /// Notes that a clone is the answer to a later attempt too.
+    async fn asked_again(&self, record: CloneRecord, attempt: u32) -> Result<CloneRecord, Refusal> {
+        if attempt <= record.attempt {
+            return Ok(record);
+        }
+        let id = record.id;
+        let gone = || Refusal::new(RefusalKind::Unavailable, format!("`{id}` is being destroyed"));
+        let lock = self.lock_of(&id).ok_or_else(gone)?;
+        let _held = lock.lock().await;
+        let there = self.find(&id).filter(|record| record.state == CloneState::Ready);
+        let mut record = there.ok_or_else(gone)?;
+        record.attempt = record.attempt.max(attempt);
+        let written = self.storage.update_record(&record).await;
+        written.map_err(|error| refuse::storage(&error))?;
+        self.change(&id, |known| known.record = record.clone());
+        Ok(record)
     }
 
     /// Removes a clone and all of its data; what is gone already counts as removed. A dataset that is still busy stays
@@ -217,6 +253,7 @@ impl Clones {
         tracing::warn!(clone = %id, "the dataset of a clone is gone; forgetting the clone");
         self.remove_instance(id).await;
         self.known().remove(id);
+        self.changed.notify_one();
     }
 
     /// Returns the record of a clone.
@@ -224,9 +261,35 @@ impl Clones {
         self.known().get(id).map(|known| known.record.clone())
     }
 
+    /// Returns the record of the clone that a request has made or is making.
+    pub fn made_for(&self, owner: &UserName, request_id: &RequestId) -> Option<CloneRecord> {
+        let known = self.known();
+        let mut records = known.values().map(|known| &known.record);
+        let is_it = |record: &&CloneRecord| {
+            record.owner == *owner
+                && record.request_id == *request_id
+                && record.state != CloneState::Destroying
+        };
+        records.find(is_it).cloned()
+    }
+
+    /// Returns how many clones there are of requests that count.
+    pub fn count(&self, counts: impl Fn(&RequestId) -> bool) -> usize {
+        let known = self.known();
+        known
+            .values()
+            .filter(|known| counts(&known.record.request_id))
+            .count()
+    }
+
     /// Returns all records, in the order of their ids.
     pub fn list(&self) -> Vec<CloneRecord> {
         self.known().values().map(|known| known.record.clone()).collect()
+    }
+
+    /// Waits until a clone has come or gone since the last time this was awaited. For one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Returns where a clone's database answers, if it does.
@@ -261,17 +324,10 @@ impl Clones {
             if known.values().filter(mine).filter(of_resource).count()
                 >= usize::try_from(most).unwrap_or(usize::MAX)
             {
-                return Err(Refusal::new(
-                    RefusalKind::Full,
-                    format!(
-                        "`{}` has {most} clones of `{}` already, as many as are allowed",
-                        order.owner, order.resource.name
-                    ),
-                )
-                .with_hint("`zdap list clones` shows them; `zdap destroy CLONE_ID` gives one back"));
+                return Err(as_many_as_allowed(&order.owner, &order.resource.name, most));
             }
         }
-        let record = order.record();
+        let record = order.record(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner));
         let lock = Arc::new(tokio::sync::Mutex::new(()));
         let held = Arc::clone(&lock).try_lock_owned().expect("the lock is new");
         known.insert(
@@ -283,6 +339,7 @@ impl Clones {
                 lock,
             },
         );
+        self.changed.notify_one();
         Ok(Admission::New(Box::new(record), held))
     }
 
@@ -346,6 +403,7 @@ impl Clones {
         match self.storage.destroy(&DatasetId::Clone(id.clone())).await {
             Ok(()) => {
                 self.known().remove(id);
+                self.changed.notify_one();
                 tracing::info!(clone = %id, owner = %record.owner, "clone is gone");
             }
             Err(error) => {
@@ -389,10 +447,11 @@ impl Clones {
 }
 
 impl Order {
-    fn record(&self) -> CloneRecord {
+    fn record(&self, names: &mut StdRng) -> CloneRecord {
         CloneRecord {
-            id: CloneId::random(&self.resource.name),
+            id: CloneId::drawn(&self.resource.name, names),
             request_id: self.request_id.clone(),
+            attempt: self.attempt,
             owner: self.owner.clone(),
             snapshot: self.snapshot.clone(),
             created_at: self.now,
@@ -423,6 +482,16 @@ enum Admission {
     New(Box<CloneRecord>, OwnedMutexGuard<()>),
     Made(Box<CloneRecord>),
     InTheMaking(Arc<tokio::sync::Mutex<()>>),
+}
+
+/// Refuses a clone to somebody who has `most` of the resource.
+pub fn as_many_as_allowed(owner: &UserName, resource: &ResourceName, most: u32) -> Refusal {
+    Refusal::new(
+        // Of all nodes, so that none of them is of any help.
+        RefusalKind::Conflict,
+        format!("`{owner}` has {most} clones of `{resource}` already, as many as are allowed"),
+    )
+    .with_hint("`zdap list clones` shows them; `zdap destroy CLONE_ID` gives one back")
 }
 
 fn starting(id: &CloneId) -> Refusal {

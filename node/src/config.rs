@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use zdap_proto::name::NodeName;
 
 use crate::cli::{Cli, Flags, Given};
+use crate::quantity::{self, QuantityError};
 
 /// What `serve` is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +35,10 @@ impl Config {
     pub fn new(flags: &Flags, machine: &Machine) -> Result<Self, clap::Error> {
         let storage = match (given(&flags.zpool), given(&flags.data_dir)) {
             (Some(pool), None) => StorageChoice::Zfs(pool),
-            (None, Some(directory)) => StorageChoice::Directory(from_here(&directory)?),
+            (None, Some(directory)) => StorageChoice::Directory {
+                path: from_here(&directory)?,
+                size: given(&flags.data_size).map(|size| size.0),
+            },
             (None, None) => {
                 return Err(usage(
                     ErrorKind::MissingRequiredArgument,
@@ -121,7 +125,24 @@ pub enum StorageChoice {
     /// In a ZFS pool.
     Zfs(ZfsPool),
     /// In a directory.
-    Directory(PathBuf),
+    Directory {
+        /// Where it is.
+        path: PathBuf,
+        /// What it may take of the disk, in bytes; all there is when absent.
+        size: Option<u64>,
+    },
+}
+
+/// A size in bytes, as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        quantity::bytes(text).map(Self)
+    }
 }
 
 /// A ZFS pool by its name, or a dataset in one, `tank/databases`.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use chrono::Utc;
 use quinn::{RecvStream, SendStream};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{Subject, check_key};
@@ -11,6 +10,8 @@ use zdap_proto::name::UserName;
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::token::secret_hash;
 
+use crate::gossip::MemberState;
+use crate::invites::Taken;
 use crate::node::Node;
 
 /// Serves one enrolment. How long it may take is the caller's to say.
@@ -41,32 +42,46 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
             format!("the public key cannot be certified: {error}"),
         )
     })?;
-    if let (Wanted::Node { name }, Subject::Node(own)) = (&request.wanted, node.identity.subject())
-        && name == own
+    if let Wanted::Node { name } = &request.wanted
+        && let Some(seen) = node.cluster.view().members.get(name)
     {
+        // One that is down may come back, and has its clones then.
+        let also = match seen.state {
+            MemberState::Alive | MemberState::Suspect => "",
+            MemberState::Down => ": that node is down, and may come back",
+        };
         return Err(Refusal::new(
             RefusalKind::Conflict,
-            format!("the name of node `{name}` is taken"),
+            format!("the name of node `{name}` is taken{also}"),
         )
         .with_hint("start the new node with another --node-name"));
     }
     let subject = node
         .invites
-        .redeem(&hash, &request.wanted, &owners(node), Utc::now())?;
+        .redeem(&hash, &request.wanted, &taken(node), node.clock.now())?;
     let certificate = node.sign(&request.public_key, &subject)?;
     let ca_key = matches!(subject, Subject::Node(_)).then(|| node.ca.key_der());
     tracing::info!(%subject, "enrolled");
-    let nodes = vec![node.address.clone()];
     Ok(Enrolled {
         cluster: node.identity.cluster().clone(),
         certificate,
         ca_key,
-        nodes,
+        nodes: node.cluster.addresses(),
     })
 }
 
+/// Returns the names that are somebody's at any node.
+fn taken(node: &Node) -> Taken {
+    let mut names = owners(node);
+    names.extend(node.cluster.users());
+    Taken {
+        names,
+        untold: node.cluster.untold(),
+    }
+}
+
 /// Returns who owns clones here, and who will: what a node makes by itself is owned by its name.
-fn owners(node: &Node) -> BTreeSet<UserName> {
+pub(crate) fn owners(node: &Node) -> BTreeSet<UserName> {
     let clones = node.clones.list().into_iter().map(|clone| clone.owner);
     clones.chain(node.name.as_str().parse()).collect()
 }

@@ -4,10 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 /// What goes wrong in one life of a node. Clones share it, so a storage and a runtime fake given the same one count
 /// their calls together and stop together, as the process they live in would.
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Arc<Mutex<State>>);
+pub struct Faults(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    ended: Notify,
+}
 
 /// Where in a call something goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +51,41 @@ impl Faults {
     /// been killed there.
     pub fn stop_at_call(&self, number: usize, moment: Moment) {
         self.state().stop = Some((number, moment));
+    }
+
+    /// Makes the call after the next `calls` the last, as [`Self::stop_at_call`] does.
+    pub fn stop_after(&self, calls: usize, moment: Moment) {
+        let mut state = self.state();
+        let number = state.calls.len() + calls;
+        state.stop = Some((number, moment));
+    }
+
+    /// Makes no call ever return from now on.
+    pub fn stop(&self) {
+        self.state().stopped = true;
+        self.0.ended.notify_waiters();
+    }
+
+    /// Waits until the last call there ever is has been reached.
+    pub async fn stopped(&self) {
+        let ended = self.0.ended.notified();
+        if !self.has_stopped() {
+            ended.await;
+        }
+    }
+
+    /// Makes the call after the next `calls` fail.
+    pub fn fail_after(&self, calls: usize, moment: Moment) {
+        let mut state = self.state();
+        let number = state.calls.len() + calls;
+        state.failing.insert(number, moment);
+    }
+
+    /// Takes back what was to go wrong at calls to come.
+    pub fn calm(&self) {
+        let mut state = self.state();
+        state.failing.clear();
+        state.stop = None;
     }
 
     /// Makes every call take this long, in the time of tokio's clock.
@@ -85,7 +128,10 @@ impl Faults {
     async fn go_wrong(&self, number: usize, name: &'static str, moment: Moment) -> Result<(), Injected> {
         let (stopped, fails) = {
             let mut state = self.state();
-            state.stopped |= state.stop == Some((number, moment));
+            if state.stop == Some((number, moment)) {
+                state.stopped = true;
+                self.0.ended.notify_waiters();
+            }
             (state.stopped, state.failing.get(&number) == Some(&moment))
         };
         if stopped {
@@ -98,7 +144,7 @@ impl Faults {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,6 +194,26 @@ mod tests {
             assert!(forever.await.is_err());
             assert_eq!(sum.load(Ordering::SeqCst), effects);
         }
-        assert!(faults.has_stopped());
+        faults.stopped().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_counted_from_now_fails_or_is_the_last() {
+        let (faults, sum) = (Faults::none(), AtomicUsize::new(0));
+        add_one(&faults, &sum).await.unwrap();
+        faults.fail_after(1, Moment::Before);
+        faults.stop_after(0, Moment::Before);
+        faults.calm();
+        faults.fail_after(1, Moment::Before);
+        faults.stop_after(2, Moment::Before);
+        add_one(&faults, &sum).await.unwrap();
+        add_one(&faults, &sum).await.unwrap_err();
+        assert!(!faults.has_stopped());
+        tokio::select! {
+            biased;
+            _ = add_one(&faults, &sum) => panic!("the last call returned"),
+            () = faults.stopped() => {}
+        }
+        assert_eq!(sum.load(Ordering::SeqCst), 2);
     }
 }

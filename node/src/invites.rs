@@ -22,6 +22,15 @@ pub struct Invites {
     book: Mutex<Book>,
 }
 
+/// The names that somebody has, as far as is known.
+#[derive(Debug, Clone, Default)]
+pub struct Taken {
+    /// Those that own something already, enrolled or not, and those that other nodes gave.
+    pub names: BTreeSet<UserName>,
+    /// Another node that may have given more.
+    pub untold: Option<String>,
+}
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Book {
     /// By the hexadecimal SHA-256 of the secret.
@@ -84,14 +93,24 @@ impl Invites {
         Ok(())
     }
 
+    /// Returns the names of those who are enrolled, or promised one by an invite.
+    pub fn users(&self) -> BTreeSet<UserName> {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let promised = book.invites.values().filter_map(|invite| match &invite.invited {
+            Invited::User { name, .. } => name.clone(),
+            Invited::Node => None,
+        });
+        book.users.iter().cloned().chain(promised).collect()
+    }
+
     /// Uses up the invite and returns who its bearer may become, or says why it is no good.
     ///
-    /// `owners` are the names that own something already, enrolled or not.
+    /// A name that its bearer chooses must be nobody's, here or as `taken` tells.
     pub fn redeem(
         &self,
         secret_hash: &str,
         wanted: &Wanted,
-        owners: &BTreeSet<UserName>,
+        taken: &Taken,
         now: DateTime<Utc>,
     ) -> Result<Subject, Refusal> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,8 +133,8 @@ impl Invites {
             ))
             .with_hint(ASK_AGAIN));
         }
-        let is_taken = |name: &UserName| owners.contains(name) || book.knows(name);
-        let subject = subject(&invite.invited, wanted, is_taken)?;
+        let is_taken = |name: &UserName| taken.names.contains(name) || book.knows(name);
+        let subject = subject(&invite.invited, wanted, is_taken, taken.untold.as_deref())?;
         invite.used_at = Some(now);
         if let Subject::User(name) | Subject::Admin(name) = &subject {
             changed.users.insert(name.clone());
@@ -137,6 +156,7 @@ fn subject(
     invited: &Invited,
     wanted: &Wanted,
     is_taken: impl Fn(&UserName) -> bool,
+    untold: Option<&str>,
 ) -> Result<Subject, Refusal> {
     match (invited, wanted) {
         (Invited::Node, Wanted::Node { name }) => Ok(Subject::Node(name.clone())),
@@ -147,11 +167,18 @@ fn subject(
             Err(refused("this token is for a user, not for a node").with_hint("`zdapd token node` makes one for a node"))
         }
         (Invited::User { name: Some(name), admin }, Wanted::User { .. }) => Ok(user(name, *admin)),
-        (Invited::User { name: None, admin }, Wanted::User { name: Some(name) }) => match is_taken(name) {
-            true => Err(Refusal::new(RefusalKind::Conflict, format!("the name `{name}` is somebody's already")).with_hint(
-                format!("choose another name with `zdap set user`, or, if it is you, ask for `zdapd token user {name}`"),
-            )),
-            false => Ok(user(name, *admin)),
+        (Invited::User { name: None, admin }, Wanted::User { name: Some(name) }) => match untold {
+            _ if is_taken(name) => {
+                Err(Refusal::new(RefusalKind::Conflict, format!("the name `{name}` is somebody's already")).with_hint(
+                    format!("choose another name with `zdap set user`, or, if it is you, ask for `zdapd token user {name}`"),
+                ))
+            }
+            Some(untold) => Err(Refusal::new(
+                RefusalKind::Unavailable,
+                format!("the name `{name}` may be somebody's already: {untold} is down or has not told yet whose names it knows"),
+            )
+            .with_hint(format!("ask the administrator for a token with your name, `zdapd token user {name}`"))),
+            None => Ok(user(name, *admin)),
         },
         (Invited::User { name: None, .. }, Wanted::User { name: None }) => {
             Err(Refusal::new(RefusalKind::Invalid, "this token names no user, and neither did the request")
@@ -217,13 +244,13 @@ mod tests {
         invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
         assert_eq!(
             invites
-                .redeem("h", &wants("ada"), &BTreeSet::new(), now())
+                .redeem("h", &wants("ada"), &Taken::default(), now())
                 .unwrap(),
             Subject::User("ada".parse().unwrap())
         );
         let again = Invites::load(directory.path().join("invites.json")).unwrap();
         let refusal = again
-            .redeem("h", &wants("bob"), &BTreeSet::new(), now())
+            .redeem("h", &wants("bob"), &Taken::default(), now())
             .unwrap_err();
         assert!(refusal.message.contains("used already"), "{refusal}");
     }
@@ -236,7 +263,7 @@ mod tests {
         } = fixture();
         invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
         let refusal = invites
-            .redeem("h", &wants("ada"), &BTreeSet::new(), now() + TimeDelta::hours(1))
+            .redeem("h", &wants("ada"), &Taken::default(), now() + TimeDelta::hours(1))
             .unwrap_err();
         assert!(
             refusal.message.contains("expired at 2026-11-22T13:00:00Z"),
@@ -251,7 +278,7 @@ mod tests {
             invites,
         } = fixture();
         let refusal = invites
-            .redeem("h", &wants("ada"), &BTreeSet::new(), now())
+            .redeem("h", &wants("ada"), &Taken::default(), now())
             .unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Forbidden);
     }
@@ -266,17 +293,17 @@ mod tests {
             invites.add(hash, anybody(), TimeDelta::hours(1), now()).unwrap();
         }
         invites
-            .redeem("a", &wants("ada"), &BTreeSet::new(), now())
+            .redeem("a", &wants("ada"), &Taken::default(), now())
             .unwrap();
         assert_eq!(
             invites
-                .redeem("b", &wants("ada"), &BTreeSet::new(), now())
+                .redeem("b", &wants("ada"), &Taken::default(), now())
                 .unwrap_err()
                 .kind,
             RefusalKind::Conflict
         );
         invites
-            .redeem("b", &wants("bob"), &BTreeSet::new(), now())
+            .redeem("b", &wants("bob"), &Taken::default(), now())
             .expect("a refused name does not use up the token");
     }
 
@@ -294,13 +321,41 @@ mod tests {
             .add("promised", promised, TimeDelta::hours(1), now())
             .unwrap();
         invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
-        let owners = BTreeSet::from(["db1".parse().unwrap()]);
+        let owners = Taken {
+            names: BTreeSet::from(["db1".parse().unwrap()]),
+            untold: None,
+        };
         for name in ["db1", "bob"] {
             let refusal = invites.redeem("h", &wants(name), &owners, now()).unwrap_err();
             assert_eq!(refusal.kind, RefusalKind::Conflict, "{name}");
         }
         invites.redeem("h", &wants("ada"), &owners, now()).unwrap();
         invites.redeem("promised", &wants("ada"), &owners, now()).unwrap();
+    }
+
+    #[test]
+    fn a_token_without_a_name_gives_none_while_a_node_may_know_more_names_and_one_with_a_name_does() {
+        let Fixture {
+            directory: _directory,
+            invites,
+        } = fixture();
+        let named = Invited::User {
+            name: Some("ada".parse().unwrap()),
+            admin: false,
+        };
+        invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
+        invites.add("named", named, TimeDelta::hours(1), now()).unwrap();
+        let taken = Taken {
+            untold: Some("node `c`".to_owned()),
+            ..Taken::default()
+        };
+        let refusal = invites.redeem("h", &wants("bob"), &taken, now()).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Unavailable);
+        assert!(refusal.message.contains("node `c` is down"), "{refusal}");
+        invites.redeem("named", &wants("ada"), &taken, now()).unwrap();
+        invites
+            .redeem("h", &wants("bob"), &Taken::default(), now())
+            .expect("a refused name does not use up the token");
     }
 
     #[test]
@@ -316,7 +371,7 @@ mod tests {
         invites.add("h", invited, TimeDelta::hours(1), now()).unwrap();
         assert_eq!(
             invites
-                .redeem("h", &wants("bob"), &BTreeSet::new(), now())
+                .redeem("h", &wants("bob"), &Taken::default(), now())
                 .unwrap(),
             Subject::Admin("ada".parse().unwrap())
         );
@@ -337,14 +392,14 @@ mod tests {
         let node = Wanted::Node {
             name: "b".parse().unwrap(),
         };
-        assert!(invites.redeem("user", &node, &BTreeSet::new(), now()).is_err());
+        assert!(invites.redeem("user", &node, &Taken::default(), now()).is_err());
         assert!(
             invites
-                .redeem("node", &wants("ada"), &BTreeSet::new(), now())
+                .redeem("node", &wants("ada"), &Taken::default(), now())
                 .is_err()
         );
         assert_eq!(
-            invites.redeem("node", &node, &BTreeSet::new(), now()).unwrap(),
+            invites.redeem("node", &node, &Taken::default(), now()).unwrap(),
             Subject::Node("b".parse().unwrap())
         );
     }

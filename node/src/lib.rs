@@ -8,26 +8,37 @@
 //! - [`reconcile`], [`retention`], [`schedule`]: pure policy, and the clock that calls it
 //! - [`state`], [`invites`], [`enrol`]: who is who
 //! - [`server`], [`requests`], [`tunnel`], [`relay_program`]: what peers may ask
-//! - [`node`]: what a node is made of
+//! - [`peers`]: what this node asks of the others
+//! - [`placement`], [`reserve`]: where a clone is made; pure
+//! - [`gossip`]: who is in the cluster and how each node is: sans-io, and the driver that gives it packets and time
+//! - [`catalog`], [`cluster`]: what the nodes tell each other, and what this one believes of them
+//! - [`node`]: what a node is made of; [`clock`]: the time of day it goes by
 //! - [`admin`]: the commands of this machine, asked of the running node
 
 pub mod admin;
 pub mod bases;
+pub mod catalog;
 pub mod cli;
+pub mod clock;
 pub mod clones;
+pub mod cluster;
 pub mod config;
 pub mod enrol;
 pub mod faults;
+pub mod gossip;
 pub mod images;
 pub mod instance;
 pub mod invites;
 pub mod machine;
 pub mod node;
+pub mod peers;
+pub mod placement;
 pub mod quantity;
 pub mod reconcile;
 pub mod refuse;
 pub mod relay_program;
 pub mod requests;
+pub mod reserve;
 pub mod resource;
 pub mod retention;
 pub mod runtime;
@@ -38,22 +49,34 @@ pub mod state;
 pub mod storage;
 pub mod tunnel;
 
-use std::net::UdpSocket;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use chrono::{Local, Utc};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
-use zdap_proto::transport;
+use zdap_proto::transport::{self, Socket};
 
 use crate::bases::Bases;
+use crate::clock::Clock;
 use crate::clones::Clones;
+use crate::cluster::{Cluster, GossipSetup, addresses, namesake, report};
 use crate::config::{Config, RuntimeKind, StorageChoice};
+use crate::gossip::driver;
+use crate::gossip::links::Links;
 use crate::invites::Invites;
+use crate::machine::Figures;
 use crate::node::Node;
+use crate::peers::Peers;
+use crate::requests::{Located, Placing};
+use crate::reserve::Reservations;
 use crate::resource::watch::Watched;
 use crate::runtime::Runtime;
 use crate::runtime::docker::Docker;
@@ -81,13 +104,21 @@ pub struct Parts {
     /// Its place in the cluster.
     pub membership: Membership,
     /// The UDP socket it serves.
-    pub socket: UdpSocket,
+    pub socket: Socket,
+    /// Where other nodes reach that.
+    pub address: SocketAddr,
     /// The resource files.
     pub resources: Watched,
     /// The first seam.
     pub storage: Arc<dyn Storage>,
     /// The second seam.
     pub runtime: Arc<dyn Runtime>,
+    /// The time of day.
+    pub clock: Clock,
+    /// Memory and load of the machine.
+    pub figures: Figures,
+    /// How the gossip runs.
+    pub gossip: GossipSetup,
 }
 
 /// Opens what the configuration names. What is wrong with it is found here, and leaves nothing behind.
@@ -99,15 +130,20 @@ pub async fn open(config: &Config, join: Option<Token>) -> anyhow::Result<Parts>
             config.api_port
         )
     })?;
+    let address = addresses::own(&config.network_address, socket.local_addr()?.port()).await?;
     let membership = state::membership(&state, &config.node_name, join.as_ref(), Utc::now()).await?;
     match open_seams(config, &state, &membership).await {
         Ok((resources, runtime, storage)) => Ok(Parts {
             state,
             membership,
-            socket,
+            socket: socket.into(),
+            address,
             resources,
             storage,
             runtime,
+            clock: Clock::Machine,
+            figures: Figures::Proc,
+            gossip: GossipSetup::default(),
         }),
         Err(error) => {
             // To take over another node's data, one has to know as whom.
@@ -133,19 +169,33 @@ async fn open_seams(
     Ok((resources, runtime, storage))
 }
 
-/// Serves until `shutdown` is done. Every long-lived task is started here, and has ended when this returns.
+/// Serves until `shutdown` is done.
 pub async fn serve(
     config: &Config,
     parts: Parts,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    serve_watched(config, parts, |_| {}, shutdown).await
+}
+
+/// Does what [`serve`] does, and shows the node to `started` once it serves. Every long-lived task is started here, and has ended when this returns.
+pub async fn serve_watched(
+    config: &Config,
+    parts: Parts,
+    started: impl FnOnce(&Arc<Node>) + Send,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let Parts {
         state,
         membership,
         socket,
+        address,
         resources: (watch, catalogue),
         storage,
         runtime,
+        clock,
+        figures,
+        mut gossip,
     } = parts;
     let (stop, stopping) = watch::channel(false);
     let inventory = storage.inventory().await?;
@@ -160,11 +210,35 @@ pub async fn serve(
         &inventory,
         stopping.clone(),
     );
-    let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
+    let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances)
+        .with_names_from(StdRng::from_rng(&mut gossip.rng));
     let port = socket.local_addr()?.port();
+    let contacts = cluster::remembered(state.path()).context("read where the other nodes are")?;
+    let contacts = addresses::of_others(&contacts).await;
+    let own_thread = gossip.own_thread;
+    let rng = StdRng::from_rng(&mut gossip.rng);
+    let (cluster, driver) = Cluster::open(
+        state.path(),
+        membership.identity.cluster().clone(),
+        config.node_name.clone(),
+        address,
+        config.network_address.with_port(port),
+        gossip,
+    )?;
+    let endpoint = transport::server_endpoint(socket, &membership.identity)?;
+    let certified = watch::Sender::new(membership.identity.clone());
+    let peers = Peers::new(endpoint.clone(), certified.subscribe(), cluster.watch());
     let node = Arc::new(Node {
         name: config.node_name.clone(),
         address: config.network_address.with_port(port),
+        peers: Arc::new(peers),
+        reservations: Reservations::default(),
+        placing: Placing::open(state.path(), rng).context("read which clones are to be taken back")?,
+        located: Located::default(),
+        certified,
+        is_measured: AtomicBool::new(true),
+        figures,
+        cluster,
         invites: Invites::load(state.invites()).context("read the invites")?,
         relay_program: relay_program::path(),
         capacity,
@@ -176,41 +250,66 @@ pub async fn serve(
         catalogue,
         storage,
         runtime,
+        clock,
     });
-    let stopped_clones = node.put_right(Utc::now()).await;
-
-    let endpoint = transport::server_endpoint(socket, &node.identity)?;
+    let links = || Links::new(endpoint.clone(), node.certified.subscribe());
+    // Before anything is put right: what looks like this node's own may be its namesake's. And not with the links of the
+    // gossip, which leave a node alone for a while that does not answer.
+    namesake::refuse(&links(), &contacts, &node.name, address).await?;
+    let links = links();
+    let stopped_clones = node.put_right(node.clock.now()).await;
+    report::tell(&node, &mut report::Resources::default());
     state.publish_port(port).context("write down the port")?;
     announce(&node, membership.origin);
-    let tasks = [
-        tokio::spawn(watch.run()),
-        tokio::spawn(Arc::clone(&node).keep_measured()),
-        tokio::spawn(Arc::clone(&node).stay_in_order(stopped_clones)),
-        tokio::spawn(Arc::clone(&node).watch_ends()),
-        tokio::spawn(images::keep_present(
-            Arc::clone(&node.runtime),
-            node.catalogue.clone(),
-        )),
-        tokio::spawn(scheduled_restores(Arc::clone(&node))),
-        tokio::spawn(state::stay_certified(
-            Arc::clone(&node),
-            endpoint.clone(),
-            state.path().to_owned(),
-        )),
-    ];
-    let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint, stopping));
-    shutdown.await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch.run());
+    tasks.spawn(Arc::clone(&node).keep_measured());
+    tasks.spawn(Arc::clone(&node).stay_in_order(stopped_clones));
+    tasks.spawn(Arc::clone(&node).watch_ends());
+    tasks.spawn(report::keep_telling(Arc::clone(&node)));
+    tasks.spawn(node.cluster.clone().keep_members());
+    tasks.spawn(node.cluster.clone().keep_names());
+    tasks.spawn(requests::take_back_strays(Arc::clone(&node)));
+    tasks.spawn(images::keep_present(
+        Arc::clone(&node.runtime),
+        node.catalogue.clone(),
+    ));
+    tasks.spawn(scheduled_restores(Arc::clone(&node)));
+    tasks.spawn(state::stay_certified(
+        Arc::clone(&node),
+        endpoint.clone(),
+        state.path().to_owned(),
+    ));
+    let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint.clone(), stopping));
+    let gossip_ended = driver::start(driver, links, contacts, own_thread).context("start the gossip")?;
+    started(&node);
+    let ended = tokio::select! {
+        biased; // so that a simulation is the same each time
+        () = shutdown => Ok(()),
+        _ = gossip_ended => Err(anyhow!("the gossip has ended by itself; what this node believed of the others was of no use any more")),
+        error = failed(&mut tasks) => Err(error),
+    };
     tracing::info!("stopping; clones keep running");
+    // While requests finish here, this node is there for the others, but for new clones.
+    node.cluster.begin_to_stop();
     stop.send_replace(true);
     // What a restore could not undo in this time the next start does.
     let _ = tokio::time::timeout(UNDOING, node.bases.idle()).await;
-    server.await.context("the server failed")?;
-    for task in tasks {
-        task.abort();
-        // It has ended, or it was told to.
-        let _ = task.await;
+    let served = server.await.context("the server failed");
+    node.cluster.leave().await;
+    server::close(&endpoint).await;
+    tasks.shutdown().await;
+    ended.and(served)
+}
+
+/// Waits until one of the tasks fails; that others end does no harm.
+async fn failed(tasks: &mut JoinSet<()>) -> anyhow::Error {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            return anyhow::Error::new(error).context("a part of the node failed");
+        }
     }
-    Ok(())
+    std::future::pending().await
 }
 
 /// Waits until the node is to stop; also when whoever would say so is gone.
@@ -221,7 +320,9 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 async fn open_storage(choice: &StorageChoice, owner: &str) -> anyhow::Result<Arc<dyn Storage>> {
     Ok(match choice {
         StorageChoice::Zfs(pool) => Arc::new(Zfs::open(pool.as_str(), owner).await?),
-        StorageChoice::Directory(path) => Arc::new(Directory::open(path, owner).await?),
+        StorageChoice::Directory { path, size } => {
+            Arc::new(Directory::open(path, owner).await?.with_size(*size))
+        }
     })
 }
 
@@ -255,9 +356,11 @@ async fn open_runtime(
 async fn scheduled_restores(node: Arc<Node>) {
     let bases = Arc::clone(&node.bases);
     let catalogue = node.catalogue.clone();
-    schedule::run(node.catalogue.clone(), Local::now, move |name| {
+    let clock = node.clock.clone();
+    let local = move || clock.now().with_timezone(&Local);
+    schedule::run(node.catalogue.clone(), local, move |name| {
         if let Some(resource) = catalogue.borrow().resources.get(&name) {
-            bases.restore(resource, Utc::now());
+            bases.restore(resource, node.clock.now());
         }
     })
     .await;

@@ -1,5 +1,7 @@
 //! What the machine says of itself: memory and load, as `/proc` has them.
 
+use std::num::NonZeroUsize;
+
 /// Memory and load of this machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Machine {
@@ -20,6 +22,39 @@ impl Machine {
             available_memory_bytes: meminfo(&memory, "MemAvailable:"),
             total_memory_bytes: meminfo(&memory, "MemTotal:"),
             load: loadavg(&text("/proc/loadavg")),
+        }
+    }
+
+    /// Returns the load of the last minute, in hundredths of a core for each core: 100 is all of them busy.
+    pub fn load_percent(&self) -> u16 {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "few cores, and a cast to an integer takes the nearest that fits"
+        )]
+        let percent = (self.load[0] * 100.0 / cores as f32).round() as u16;
+        percent
+    }
+}
+
+/// Where the figures come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Figures {
+    /// `/proc`, each time anew.
+    #[default]
+    Proc,
+    /// Always these: a machine of a test.
+    Fixed(Machine),
+}
+
+impl Figures {
+    /// Returns the figures now.
+    pub fn read(&self) -> Machine {
+        match self {
+            Self::Proc => Machine::read(),
+            Self::Fixed(machine) => *machine,
         }
     }
 }

@@ -26,9 +26,13 @@ fn main() -> ExitCode {
             log();
             report(serve(config, join))
         }
-        Command::Token { .. } | Command::Create { .. } | Command::List { .. } | Command::Destroy { .. } => {
-            report(ask(&cli.flags, &machine, cli.command))
-        }
+        Command::Token { .. }
+        | Command::Create { .. }
+        | Command::List { .. }
+        | Command::Destroy { .. }
+        | Command::Drain
+        | Command::Undrain
+        | Command::Revoke { .. } => report(ask(&cli.flags, &machine, cli.command)),
     }
 }
 
@@ -84,6 +88,12 @@ async fn ask(flags: &Flags, machine: &Machine, command: Command) -> anyhow::Resu
         Command::List {
             what: ListCommand::Clones(listed),
         } => node.list_clones(listed.resource).await,
+        Command::List {
+            what: ListCommand::Nodes,
+        } => node.list_nodes().await,
+        Command::Drain => node.drain(true).await,
+        Command::Undrain => node.drain(false).await,
+        Command::Revoke { name } => node.revoke(name).await,
         Command::Destroy {
             what: DestroyCommand::Clone { id },
         } => node.destroy_clone(id).await,

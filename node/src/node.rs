@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,10 +15,16 @@ use zdap_proto::name::{CloneId, NodeName, SnapshotId};
 use zdap_proto::refusal::{Refusal, chain};
 
 use crate::bases::Bases;
+use crate::clock::Clock;
 use crate::clones::Clones;
+use crate::cluster::Cluster;
 use crate::invites::Invites;
+use crate::machine::Figures;
+use crate::peers::Peers;
 use crate::reconcile::{Repair, plan};
 use crate::refuse;
+use crate::requests::{Located, Placing};
+use crate::reserve::Reservations;
 use crate::resource::catalogue::Catalogue;
 use crate::retention::{self, SnapshotUse};
 use crate::runtime::{InstanceId, Observed, Runtime};
@@ -30,8 +37,10 @@ pub struct Node {
     pub name: NodeName,
     /// Where clients and peers connect, `host:port`.
     pub address: String,
-    /// Its certificate.
+    /// Its certificate as of the start: who it is.
     pub identity: Identity,
+    /// Its newest certificate, to connect with.
+    pub certified: watch::Sender<Identity>,
     /// The cluster's CA.
     pub ca: ClusterCa,
     /// Outstanding invites.
@@ -42,14 +51,30 @@ pub struct Node {
     pub storage: Arc<dyn Storage>,
     /// The second seam.
     pub runtime: Arc<dyn Runtime>,
+    /// The time of day.
+    pub clock: Clock,
     /// Its bases.
     pub bases: Arc<Bases>,
     /// Its clones.
     pub clones: Arc<Clones>,
     /// The room there was a few seconds ago; [`Self::keep_measured`] keeps it, so that asking forks no program.
     pub capacity: watch::Sender<Capacity>,
+    /// Whether the last look at that succeeded.
+    pub is_measured: AtomicBool,
+    /// Memory and load of the machine.
+    pub figures: Figures,
+    /// Its place in the cluster.
+    pub cluster: Cluster,
     /// Says that an instance has ended, so that the next pass is due.
     pub ended: Notify,
+    /// The ways to the other nodes.
+    pub peers: Arc<Peers>,
+    /// Places promised here.
+    pub reservations: Reservations,
+    /// What it has placed elsewhere.
+    pub placing: Placing,
+    /// Where clones are that are not here.
+    pub located: Located,
     /// The relay program for clients that do not have its image.
     pub relay_program: PathBuf,
 }
@@ -115,7 +140,7 @@ impl Node {
             tokio::spawn(async move { node.start_clones(stopped).await });
             tokio::time::sleep_until(next).await;
             let _ = tokio::time::timeout(PASS.saturating_sub(SOON), self.ended.notified()).await;
-            stopped = self.put_right(Utc::now()).await;
+            stopped = self.put_right(self.clock.now()).await;
             next = Instant::now() + SOON;
         }
     }
@@ -154,7 +179,9 @@ impl Node {
     /// Measures the room there is every few seconds, until dropped.
     pub async fn keep_measured(self: Arc<Self>) {
         loop {
-            match self.storage.capacity().await {
+            let measured = self.storage.capacity().await;
+            self.is_measured.store(measured.is_ok(), Ordering::Relaxed);
+            match measured {
                 Ok(capacity) => {
                     self.capacity.send_replace(capacity);
                 }

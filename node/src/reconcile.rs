@@ -110,6 +110,7 @@ mod tests {
         CloneRecord {
             id: clone_id(index),
             request_id: RequestId::random(),
+            attempt: 0,
             owner: "ada".parse().unwrap(),
             snapshot: SnapshotId::of_restore(base()),
             created_at: now(),

@@ -2,6 +2,7 @@
 
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 
+use crate::peers::{PeerError, Trouble};
 use crate::runtime::RuntimeError;
 use crate::script::ScriptError;
 use crate::storage::StorageError;
@@ -54,3 +55,24 @@ pub fn script(error: &ScriptError) -> Refusal {
         ),
     }
 }
+
+/// Says what the trouble with another node means to the asker. What that node itself refuses is passed on.
+pub fn peer(error: &PeerError) -> Refusal {
+    match &error.trouble {
+        Trouble::Refused(refusal) => refusal.clone(),
+        Trouble::Unknown => Refusal::new(
+            RefusalKind::NotFound,
+            format!("there is no node `{}`", error.node),
+        )
+        .with_hint(NODES),
+        Trouble::Down
+        | Trouble::Unreachable(_)
+        | Trouble::Another { .. }
+        | Trouble::Slow(_)
+        | Trouble::Lost(_)
+        | Trouble::Misunderstood(_)
+        | Trouble::OddAnswer => Refusal::new(RefusalKind::Unavailable, chain(error)).with_hint(NODES),
+    }
+}
+
+const NODES: &str = "`zdap list nodes` shows how the nodes are";

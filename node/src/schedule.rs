@@ -70,6 +70,28 @@ impl Schedule {
             Rule::Every(interval) => after.clone().checked_add_signed(*interval),
         }
     }
+
+    /// Returns the longest time from one time it is due to the next: three days for the mornings of workdays. It is looked
+    /// for from a fixed day on, so that it is the same whenever it is asked for.
+    pub fn longest_period(&self) -> Duration {
+        match &self.rule {
+            Rule::Every(interval) => interval.to_std().unwrap_or_default(),
+            Rule::Cron(cron) => {
+                let mut at = NaiveDateTime::default();
+                let mut longest = TimeDelta::zero();
+                for _ in 0..PERIODS {
+                    let Ok(next) = cron.find_next_occurrence(&at, false) else {
+                        break;
+                    };
+                    if at != NaiveDateTime::default() {
+                        longest = longest.max(next - at);
+                    }
+                    at = next;
+                }
+                longest.to_std().unwrap_or_default()
+            }
+        }
+    }
 }
 
 impl FromStr for Schedule {
@@ -219,6 +241,8 @@ impl<Tz: TimeZone> Planner<Tz> {
     }
 }
 
+/// Times that are looked at for the longest period: more than a week of what is due every ten minutes.
+const PERIODS: usize = 1000;
 const SHORTHANDS: &[&str] = &[
     "@yearly",
     "@annually",

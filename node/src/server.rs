@@ -1,4 +1,4 @@
-//! Accepts connections; by ALPN to control, tunnel or enrolment. What a peer may hold open has a limit and a deadline.
+//! Accepts connections; by ALPN to control, tunnel, gossip or enrolment. What a peer may hold open has a limit and a deadline.
 
 mod limits;
 
@@ -6,16 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use zdap_proto::control::ABANDONED;
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
-use zdap_proto::identity::Peer;
-use zdap_proto::message::{Progress, Reply, Request};
-use zdap_proto::name::CloneId;
+use zdap_proto::identity::{Peer, Subject};
+use zdap_proto::message::{Call, Progress, Reply};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::transport::{self, Accepted, Close, Purpose};
 
@@ -24,16 +23,38 @@ use crate::node::Node;
 use crate::requests::{self, Answered};
 use crate::{enrol, tunnel};
 
-/// Serves until `shutdown` becomes true; then takes no more requests, lets those under way finish for a while, and closes
-/// every connection.
+/// Serves until `shutdown` becomes true; then takes no more requests, and lets those under way finish for a while. What
+/// nodes tell each other goes on until [`close`].
 pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Receiver<bool>) {
-    let (work, limits) = (TaskTracker::new(), Arc::new(Limits::default()));
-    loop {
-        let connecting = tokio::select! {
-            connecting = transport::accept(&endpoint) => connecting,
-            () = crate::stopped(&mut shutdown) => break,
-        };
-        let Some(connecting) = connecting else { break };
+    let work = TaskTracker::new();
+    let accepting = accept(node, endpoint, work.clone(), shutdown.clone());
+    let finished = async {
+        crate::stopped(&mut shutdown).await;
+        work.close();
+        timeout(DRAIN, work.wait()).await
+    };
+    tokio::select! {
+        biased; // so that a simulation is the same each time
+        () = accepting => {}
+        finished = finished => if finished.is_err() {
+            tracing::warn!(
+                "requests were still running when the node stopped; the next start repairs what they left"
+            );
+        },
+    }
+}
+
+/// Closes every connection.
+pub async fn close(endpoint: &Endpoint) {
+    Close::Stopping.endpoint(endpoint, STOPPING);
+    // Bounded, since a peer that is gone does not confirm.
+    let _ = timeout(CLOSING, endpoint.wait_idle()).await;
+}
+
+/// Accepts connections until the endpoint is closed.
+async fn accept(node: Arc<Node>, endpoint: Endpoint, work: TaskTracker, shutdown: watch::Receiver<bool>) {
+    let limits = Arc::new(Limits::default());
+    while let Some(connecting) = transport::accept(&endpoint).await {
         let (node, work, limits, shutdown) = (
             Arc::clone(&node),
             work.clone(),
@@ -49,15 +70,6 @@ pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Rec
             }
         });
     }
-    work.close();
-    if timeout(DRAIN, work.wait()).await.is_err() {
-        tracing::warn!(
-            "requests were still running when the node stopped; the next start repairs what they left"
-        );
-    }
-    Close::Stopping.endpoint(&endpoint, "the node is stopping");
-    // Bounded, since a peer that is gone does not confirm.
-    let _ = timeout(CLOSING, endpoint.wait_idle()).await;
 }
 
 async fn connection(
@@ -74,11 +86,16 @@ async fn connection(
         valid_until,
     } = accepted;
     tracing::debug!(remote = %transport::remote(&connection), ?purpose, peer = ?peer.as_ref().map(|peer| &peer.subject), "connected");
+    if *shutdown.borrow() && purpose != Purpose::Gossip {
+        Close::Stopping.connection(&connection, STOPPING);
+        return;
+    }
     match (purpose, peer) {
         (Purpose::Control, Some(peer)) => {
             let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
                 return;
             };
+            widen(&connection, &peer.subject, purpose);
             while let Some((send, receive)) = next_stream(&connection, valid_until).await {
                 let asked = Asked {
                     node: Arc::clone(&node),
@@ -94,41 +111,65 @@ async fn connection(
             let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
                 return;
             };
+            widen(&connection, &peer.subject, purpose);
             while let Some((send, receive)) = next_stream(&connection, valid_until).await {
-                tokio::spawn(tunnel::serve(
-                    Arc::clone(&node.clones),
-                    peer.clone(),
-                    send,
-                    receive,
-                ));
+                tokio::spawn(tunnel::serve(Arc::clone(&node), peer.clone(), send, receive));
             }
         }
         (Purpose::Enrol, _) => {
             let _place = limits.admit_newcomer(&connection);
             enrolment(&node, &connection).await;
         }
+        (Purpose::Gossip, Some(peer)) => {
+            let Some(_place) = limits.admit(&connection, &peer.subject, purpose) else {
+                return;
+            };
+            match peer.subject {
+                Subject::Node(name) => node.cluster.attend(&connection, name, valid_until).await,
+                // The handshake has seen to it that nobody else comes here.
+                Subject::User(_) | Subject::Admin(_) | Subject::Relay { .. } => {
+                    Close::Forbidden.connection(&connection, "the cluster's gossip is for nodes only");
+                }
+            }
+        }
         // The handshake has seen to it that only enrolment goes without a certificate.
-        (Purpose::Control | Purpose::Tunnel, None) => {
+        (Purpose::Control | Purpose::Tunnel | Purpose::Gossip, None) => {
             Close::Forbidden.connection(&connection, "a client certificate is required");
         }
     }
 }
 
+/// A node asks on behalf of everybody who is connected to it over one connection, and passes on the tunnels of each user over
+/// one.
+fn widen(connection: &Connection, subject: &Subject, purpose: Purpose) {
+    if matches!(subject, Subject::Node(_)) {
+        connection.set_max_concurrent_bi_streams(NODE_STREAMS);
+        if purpose == Purpose::Tunnel {
+            connection.set_receive_window(NODE_TUNNEL_WINDOW);
+        }
+    }
+}
+
 /// Waits for the peer's next stream. A certificate that was good when the connection was opened may have ended since.
-async fn next_stream(
+pub(crate) async fn next_stream(
     connection: &Connection,
     valid_until: Option<DateTime<Utc>>,
 ) -> Option<(SendStream, RecvStream)> {
     let streams = connection.accept_bi().await.ok()?;
+    is_still_valid(connection, valid_until).then_some(streams)
+}
+
+/// Closes the connection if the peer's certificate has ended; returns whether it has not.
+pub(crate) fn is_still_valid(connection: &Connection, valid_until: Option<DateTime<Utc>>) -> bool {
     match valid_until {
         Some(end) if end <= Utc::now() => {
             Close::Forbidden.connection(
                 connection,
                 &format!("the certificate expired at {}", end.format("%FT%TZ")),
             );
-            None
+            false
         }
-        Some(_) | None => Some(streams),
+        Some(_) | None => true,
     }
 }
 
@@ -156,8 +197,8 @@ struct Asked {
 
 impl Asked {
     async fn serve(mut self, mut receive: RecvStream) {
-        let request = match timeout(REQUEST, frame::read::<Request, _>(&mut receive, REQUEST_CAP)).await {
-            Ok(Ok(request)) => request,
+        let call = match timeout(REQUEST, frame::read::<Call, _>(&mut receive, REQUEST_CAP)).await {
+            Ok(Ok(call)) => call,
             Ok(Err(error)) => {
                 let message = format!(
                     "the request could not be understood: {}",
@@ -173,15 +214,12 @@ impl Asked {
         let _under_way = self.work.token();
         if *self.shutdown.borrow() {
             return self
-                .reply(&Reply::Refused(Refusal::new(
-                    RefusalKind::Unavailable,
-                    "the node is stopping",
-                )))
+                .reply(&Reply::Refused(Refusal::new(RefusalKind::Unavailable, STOPPING)))
                 .await;
         }
-        tracing::debug!(peer = %self.peer.subject, ?request, "request");
+        tracing::debug!(peer = %self.peer.subject, ?call, "request");
         let mut made = None;
-        match self.work(request).await {
+        match self.work(call).await {
             Some(Ok(answered)) => {
                 let Answered { answer, body, .. } = answered;
                 made = answered.made;
@@ -204,23 +242,24 @@ impl Asked {
         if let (Some(made), Ok(Ok(Some(code)))) = (made, end)
             && code == ABANDONED
         {
-            undo(&self.node, &made).await;
+            requests::undo(&self.node, &made).await;
         }
     }
 
     /// Does the work in a task of its own, passing progress on. The task goes on when the asker is gone; `None` if the
     /// asker said that it does not want the answer any more, and then what was made for it is undone.
-    async fn work(&mut self, request: Request) -> Option<Result<Answered, Refusal>> {
+    async fn work(&mut self, call: Call) -> Option<Result<Answered, Refusal>> {
         let (progress, mut steps) = mpsc::channel::<Progress>(STEPS);
         let (node, peer) = (Arc::clone(&self.node), self.peer.clone());
         let mut work = self
             .work
-            .spawn(async move { requests::answer(&node, &peer, request, progress).await });
+            .spawn(async move { requests::answer(&node, &peer, call, progress).await });
         let stopped = self.send.stopped();
         tokio::pin!(stopped);
         let mut listening = true;
         loop {
             tokio::select! {
+                biased; // so that a simulation is the same each time
                 Some(step) = steps.recv() => {
                     if listening {
                         self.reply(&Reply::Progress(step)).await;
@@ -234,7 +273,7 @@ impl Asked {
                             if let Ok(Ok(answered)) = work.await
                                 && let Some(made) = answered.made
                             {
-                                undo(&node, &made).await;
+                                requests::undo(&node, &made).await;
                             }
                         });
                         return None;
@@ -252,23 +291,60 @@ impl Asked {
 
     /// Writes a frame; a peer that is gone or does not read is nobody to tell.
     async fn reply(&mut self, reply: &Reply) {
-        let _ = timeout(REQUEST, frame::write(&mut self.send, reply, REPLY_CAP)).await;
+        let _ = timeout(REQUEST, self.send.write_all(&framed(reply))).await;
     }
 }
 
-/// Takes back what was made for an asker who no longer wants it.
-async fn undo(node: &Node, clone: &CloneId) {
-    tracing::info!(%clone, "nobody waits for this clone any more");
-    node.clones.destroy(clone).await;
+/// Returns a reply as a frame; in place of one that is too long, or cannot be one, a refusal that says so.
+fn framed(reply: &Reply) -> Vec<u8> {
+    let error = match frame::encode(reply, REPLY_CAP) {
+        Ok(frame) => return frame,
+        Err(error) => error,
+    };
+    tracing::error!(%error, "a reply cannot be sent");
+    let refusal = Refusal::new(
+        RefusalKind::Failed,
+        format!(
+            "the answer cannot be sent: {}",
+            zdap_proto::refusal::chain(&error)
+        ),
+    )
+    .with_hint("name a resource to ask for less");
+    // Of a few hundred bytes.
+    frame::encode(&Reply::Refused(refusal), REPLY_CAP).unwrap_or_default()
 }
 
 /// `spec.md`: SIGTERM lets running requests finish for 10 s.
 const DRAIN: Duration = Duration::from_secs(10);
+const STOPPING: &str = "the node is stopping";
 const CLOSING: Duration = Duration::from_secs(1);
 /// For a frame of a few kilobytes to come or go.
 const REQUEST: Duration = Duration::from_secs(10);
 /// For the few megabytes of the relay program, over a slow line.
 const BODY: Duration = Duration::from_secs(300);
 const ENROLMENT: Duration = Duration::from_secs(10);
+/// As many as relays and users have between them.
+const NODE_STREAMS: VarInt = VarInt::from_u32(16 * 1024);
+/// Sixty-four uploads that their databases do not read.
+const NODE_TUNNEL_WINDOW: VarInt = VarInt::from_u32(512 * 1024 * 1024);
 /// Progress is news only for a moment.
 const STEPS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use zdap_proto::message::{Answer, TokenText};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_too_long_is_refused_and_not_lost() {
+        let answer = Reply::Done(Answer::Token(TokenText("x".repeat(REPLY_CAP))));
+        let frame = framed(&answer);
+        let reply: Reply = frame::decode(&frame[4..]).unwrap();
+        let Reply::Refused(refusal) = reply else {
+            panic!("{reply:?}")
+        };
+        assert!(refusal.message.contains("over the limit"), "{refusal}");
+        assert!(refusal.hint.is_some_and(|hint| hint.contains("resource")));
+    }
+}

@@ -6,6 +6,8 @@
 //! <state-dir>/ca.pem         the cluster's CA, with its key (0600)
 //! <state-dir>/identity.pem   this node's key and certificate (0600)
 //! <state-dir>/invites.json   outstanding invites, by hash (0600)
+//! <state-dir>/strays         clones that `requests::placing` may have to take back
+//! <state-dir>/...            what `cluster` remembers of the other nodes
 //! ```
 
 mod renewal;
@@ -25,6 +27,8 @@ use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled, Wanted};
 use zdap_proto::name::NodeName;
 use zdap_proto::token::Token;
 use zdap_proto::transport;
+
+use crate::cluster;
 
 pub use self::renewal::stay_certified;
 pub use zdap_proto::keyfile::replace;
@@ -163,7 +167,9 @@ pub async fn membership(
     }
     let (ca, identity, origin) = match token {
         Some(token) => {
-            let (ca, identity) = join(token, name).await?;
+            let (ca, identity, nodes) = join(token, name).await?;
+            let addresses = [token.addresses.clone(), nodes].concat();
+            cluster::remember(path, &addresses).context("write down where the other nodes are")?;
             (ca, identity, Origin::Joined)
         }
         None => {
@@ -218,7 +224,7 @@ fn known(
 }
 
 /// Trades a token for a node's certificate and the CA itself.
-async fn join(token: &Token, name: &NodeName) -> anyhow::Result<(ClusterCa, Identity)> {
+async fn join(token: &Token, name: &NodeName) -> anyhow::Result<(ClusterCa, Identity, Vec<String>)> {
     if !token.for_node {
         bail!("the token is for a user; `zdapd token node` on a node of the cluster makes one for a node");
     }
@@ -241,10 +247,11 @@ async fn join(token: &Token, name: &NodeName) -> anyhow::Result<(ClusterCa, Iden
         EnrolReply::Enrolled(Enrolled {
             certificate,
             ca_key: Some(key),
+            nodes,
             ..
         }) => {
             let ca = ClusterCa::from_parts(certificate.ca.clone(), key)?;
-            Ok((ca, Identity::new(keypair, &certificate)?))
+            Ok((ca, Identity::new(keypair, &certificate)?, nodes))
         }
         EnrolReply::Enrolled(_) => bail!("the cluster did not hand over its CA"),
         EnrolReply::Refused(refusal) => match refusal.hint {

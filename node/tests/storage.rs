@@ -863,6 +863,28 @@ async fn a_directory_that_cannot_be_written_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_directory_has_no_more_room_than_the_size_it_is_given() {
+    let root = tempfile::tempdir().unwrap();
+    let size = 1 << 20;
+    let storage = Directory::open(root.path(), OWNER)
+        .await
+        .unwrap()
+        .with_size(Some(size));
+    let empty = storage.capacity().await.unwrap();
+    assert_eq!(empty.total_bytes, size);
+    let data = storage.create_base(&base("orders"), &none()).await.unwrap();
+    fs::write(data.join("table"), vec![7; 1 << 19]).unwrap();
+    let used = storage.capacity().await.unwrap();
+    assert_eq!(used.total_bytes, size);
+    assert!(
+        used.free_bytes <= empty.free_bytes - (1 << 19),
+        "{empty:?} {used:?}"
+    );
+    fs::write(data.join("more"), vec![7; 1 << 20]).unwrap();
+    assert_eq!(storage.capacity().await.unwrap().free_bytes, 0);
+}
+
+#[tokio::test]
 async fn a_directory_on_a_read_only_disk_is_refused_saying_so() {
     let disk = tempfile::tempdir().unwrap();
     let mount = Command::new("mount")
@@ -1165,6 +1187,7 @@ fn record(snapshot: &SnapshotId) -> CloneRecord {
     CloneRecord {
         id: CloneId::random(resource),
         request_id: RequestId::random(),
+        attempt: 0,
         owner: "ada@laptop".parse().unwrap(),
         snapshot: snapshot.clone(),
         created_at: "2026-11-22T14:00:00.123456789Z".parse().unwrap(),

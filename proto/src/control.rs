@@ -3,7 +3,8 @@
 use quinn::{Connection, RecvStream, VarInt};
 
 use crate::frame::{self, FrameError, REPLY_CAP, REQUEST_CAP};
-use crate::message::{Answer, Progress, Reply, Request};
+use crate::identity::Subject;
+use crate::message::{Answer, Call, Progress, Reply, Request};
 use crate::refusal::Refusal;
 
 /// Why a request has no answer.
@@ -33,10 +34,38 @@ pub async fn call(
         .map(|(answer, _)| answer)
 }
 
+/// Asks one node alone what `asker` asks; only nodes may. Else as [`call`].
+pub async fn call_on_behalf_of(
+    connection: &Connection,
+    asker: &Subject,
+    request: &Request,
+    progress: impl FnMut(Progress),
+) -> Result<Answer, CallError> {
+    let call = Call {
+        on_behalf_of: Some(asker.clone()),
+        request: request.clone(),
+    };
+    exchange(connection, &call, progress)
+        .await
+        .map(|(answer, _)| answer)
+}
+
 /// Does what [`call`] does, and also gives the stream on which raw bytes follow the answer.
 pub async fn call_streaming(
     connection: &Connection,
     request: &Request,
+    progress: impl FnMut(Progress),
+) -> Result<(Answer, RecvStream), CallError> {
+    let call = Call {
+        on_behalf_of: None,
+        request: request.clone(),
+    };
+    exchange(connection, &call, progress).await
+}
+
+async fn exchange(
+    connection: &Connection,
+    call: &Call,
     mut progress: impl FnMut(Progress),
 ) -> Result<(Answer, RecvStream), CallError> {
     let (mut send, receive) = connection.open_bi().await.map_err(CallError::Lost)?;
@@ -45,9 +74,7 @@ pub async fn call_streaming(
         (Some(reason), _) => CallError::Lost(reason),
         (None, error) => CallError::Misunderstood(error),
     };
-    frame::write(&mut send, request, REQUEST_CAP)
-        .await
-        .map_err(lost)?;
+    frame::write(&mut send, call, REQUEST_CAP).await.map_err(lost)?;
     // A stream that is finished already cannot be finished again; that is all that can go wrong.
     let _ = send.finish();
     while let Some(stream) = &mut receive.0 {

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_ends_inside_a_frame_is_broken_and_one_that_ends_before_it_has_ended() {
-        let frame = encode(&Request::Status, REQUEST_CAP).unwrap();
+        let frame = encode(&Request::ListResources, REQUEST_CAP).unwrap();
         assert!(matches!(
             read_all::<Request>(&frame[..2], 100),
             Err(FrameError::Io(_))
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn bytes_after_the_message_are_refused() {
-        let mut frame = encode(&Request::Status, REQUEST_CAP).unwrap();
+        let mut frame = encode(&Request::ListResources, REQUEST_CAP).unwrap();
         frame.push(0);
         assert!(decode::<Request>(&frame[PREFIX..]).is_err());
     }

@@ -24,6 +24,7 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use chrono::{DateTime, SecondsFormat, Utc};
 use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -35,7 +36,7 @@ use crate::message::Certificate;
 use crate::name::{CloneId, ClusterId, NameError, NodeName, UserName};
 
 /// Whom a certificate is for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Subject {
     /// A server of the cluster.
     Node(NodeName),
@@ -288,6 +289,11 @@ impl Identity {
     /// Returns until when the certificate is valid.
     pub fn expires_at(&self) -> DateTime<Utc> {
         self.expires_at
+    }
+
+    /// Returns from when on the certificate is to be renewed: two thirds of its life.
+    pub fn renew_from(&self) -> DateTime<Utc> {
+        self.expires_at - (self.expires_at - self.not_before) / 3
     }
 
     /// Checks that the certificate is valid by this machine's clock; the error names both times.

@@ -3,24 +3,35 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Subject;
 use crate::name::{
     CloneId, ClusterId, NodeName, RequestId, ResourceName, SnapshotId, SnapshotTime, UserName,
 };
 use crate::refusal::Refusal;
 
+/// The first frame of a control stream: a request, and who answers it.
+///
+/// Without `on_behalf_of` it is the peer's own request and the node answers for the whole cluster. Nodes, and they alone,
+/// may ask on behalf of somebody: then the rights are that one's, and the node answers for itself alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// Whose request it is, when it is not the peer's own.
+    pub on_behalf_of: Option<Subject>,
+    /// What is asked.
+    pub request: Request,
+}
+
 /// What can be asked of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// How is this node? Answer: [`Answer::Status`].
-    Status,
-    /// Which resources are served here? Answer: [`Answer::Resources`].
+    /// Which resources are served? Answer: [`Answer::Resources`].
     ListResources,
-    /// Which snapshots are here? Answer: [`Answer::Snapshots`].
+    /// Which snapshots are there? Answer: [`Answer::Snapshots`].
     ListSnapshots {
         /// Only of this one.
         resource: Option<ResourceName>,
     },
-    /// Which clones are here? Answer: [`Answer::Clones`].
+    /// Which clones are there? Answer: [`Answer::Clones`].
     ListClones {
         /// Only of this resource.
         resource: Option<ResourceName>,
@@ -40,10 +51,15 @@ pub enum Request {
         resource: ResourceName,
         /// Of this snapshot; the newest when absent.
         snapshot: Option<SnapshotTime>,
+        /// On this node; on the best one when absent.
+        node: Option<NodeName>,
         /// For somebody else; only nodes and admins may say.
         owner: Option<UserName>,
         /// The same id again gives the same clone.
         request_id: RequestId,
+        /// How many times this has been asked before, maybe of other nodes: if ever, what came of that is looked for first.
+        /// Whoever asks heeds the answer to the last time only.
+        attempt: u32,
     },
     /// Give a clone back. Answer: [`Answer::Destroyed`], also when it is gone already.
     DestroyClone {
@@ -78,6 +94,61 @@ pub enum Request {
         invited: Invited,
         /// How long it is good, in seconds.
         ttl_seconds: u32,
+    },
+    /// Which nodes are there, and how are they? Answer: [`Answer::Nodes`].
+    ListNodes,
+    /// Place no more clones here, or do so again; only nodes and admins may ask, and it is always this node alone.
+    /// Answer: [`Answer::Drained`].
+    Drain {
+        /// Whether no more are to be placed.
+        is_draining: bool,
+    },
+    /// Let no certificate of this user in any more, anywhere; only nodes and admins may ask. Answer: [`Answer::Revoked`].
+    Revoke {
+        /// Whose.
+        user: UserName,
+    },
+    /// A fresh certificate for whom the peer's own is for. Answer: [`Answer::Certificate`].
+    Renew {
+        /// The public key (DER, SubjectPublicKeyInfo); the private key stays where it was made.
+        public_key: Vec<u8>,
+    },
+    /// Is this clone here? Only nodes may ask, and it is always this node alone. Answer: [`Answer::Found`].
+    Find(Sought),
+    /// How loaded would you be with one more clone of this? Only nodes may ask, and it is always this node alone. Answer:
+    /// [`Answer::Offered`].
+    Offer {
+        /// What the clone would be of.
+        resource: ResourceName,
+        /// Of which snapshot.
+        snapshot: SnapshotTime,
+    },
+    /// Keep room for one more clone of this, for a while. Only nodes may ask, and it is always this node alone. Answer:
+    /// [`Answer::Reserved`], or [`Answer::Offered`] with what it costs now if that is more than `at_most`. The
+    /// [`Request::CreateClone`] of the same request id takes it.
+    Reserve {
+        /// What the clone will be of.
+        resource: ResourceName,
+        /// Of which snapshot.
+        snapshot: SnapshotTime,
+        /// The clone's request; the same again is the same reservation.
+        request_id: RequestId,
+        /// Do not when it costs more than this, as nodes compare places; at any cost when infinite.
+        at_most: f64,
+    },
+}
+
+/// A clone that is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sought {
+    /// By its name.
+    Clone(CloneId),
+    /// By the request that made it.
+    Made {
+        /// Whose it is.
+        owner: UserName,
+        /// The request.
+        request_id: RequestId,
     },
 }
 
@@ -121,18 +192,161 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each is the answer to the request of its name")]
 pub enum Answer {
-    Status(NodeStatus),
     Resources(Vec<ResourceView>),
     Snapshots(Vec<SnapshotView>),
-    Clones(Vec<CloneView>),
+    Clones {
+        clones: Vec<CloneView>,
+        /// The nodes that could not be asked.
+        silent: Vec<SilentNode>,
+    },
     Snapshot(SnapshotView),
-    Created { clone: CloneView, stages: Stages },
+    Created {
+        clone: CloneView,
+        stages: Stages,
+        /// The nodes that were considered, the chosen one first; none when nothing had to be chosen.
+        considered: Vec<Considered>,
+    },
     Destroyed,
-    DestroyedAll { clones: u32, bases: u32 },
+    DestroyedAll {
+        clones: u32,
+        bases: u32,
+    },
     Certificate(Certificate),
     Account(Account),
-    Relay { version: String, bytes: u64 },
+    Relay {
+        version: String,
+        bytes: u64,
+    },
     Token(TokenText),
+    Nodes(Vec<NodeView>),
+    Drained,
+    Revoked {
+        /// Whether any node has ever heard of the user.
+        is_known: bool,
+    },
+    Found(Option<FoundClone>),
+    Offered {
+        offered: Offered,
+        /// How much one further clone would add to what nodes compare places by.
+        per_clone: f64,
+        /// How many clones it has, promised ones included.
+        clones: u32,
+    },
+    Reserved,
+}
+
+/// A clone that was looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundClone {
+    /// It.
+    pub clone: CloneView,
+    /// See [`CloneRecord::attempt`].
+    pub attempt: u32,
+}
+
+/// A node that did not answer, so that what it has is not in the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentNode {
+    /// Which.
+    pub node: NodeName,
+    /// Why not, in a line.
+    pub reason: String,
+}
+
+/// How loaded a node would be with one more clone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Offered {
+    /// The largest share of what it has that would be taken: 1 is all of it.
+    pub load: f64,
+    /// What that is a share of.
+    pub bottleneck: Bottleneck,
+    /// The share of the clones alone, of as many as are sensible for its size: 1 is all of them. Nodes compare places by
+    /// this, and by what `load` has above a half.
+    pub clones: f64,
+}
+
+/// What a node would run out of first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bottleneck {
+    /// Room in its pool.
+    Pool,
+    /// Memory.
+    Memory,
+    /// Processor.
+    Processor,
+    /// The number of clones that are sensible for its size.
+    Clones,
+}
+
+/// A node that was considered for a clone, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Considered {
+    /// Which.
+    pub node: NodeName,
+    /// How loaded it would be, as far as the asked node knew; none for one that was out of the question.
+    pub expected: Option<Offered>,
+    /// How loaded it would be, as it says itself; none for one that was not asked.
+    pub offered: Option<Offered>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of considering a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The clone is there.
+    Chosen,
+    /// Another one was better.
+    Passed,
+    /// It cannot have it, for this reason.
+    Refused(String),
+}
+
+/// A node as others know it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: NodeName,
+    /// Where clients and peers connect, `host:port`.
+    pub address: String,
+    /// Whether it answers.
+    pub state: NodeState,
+    /// Grows with each of its starts.
+    pub generation: u64,
+    /// How many clones, of all owners.
+    pub clones: u32,
+    /// How many snapshots.
+    pub snapshots: u32,
+    /// Room left for clones, in bytes.
+    pub free_bytes: u64,
+    /// Room altogether, in bytes.
+    pub total_bytes: u64,
+    /// Memory that programs can still get, in bytes.
+    pub available_memory_bytes: u64,
+    /// Memory altogether, in bytes.
+    pub total_memory_bytes: u64,
+    /// Load of the last minute as a share of its processors: 1 is all of them busy.
+    pub load: f64,
+    /// The names of the resources it serves.
+    pub resources: Vec<ResourceName>,
+    /// The version of its program; empty while it is not known.
+    pub version: String,
+}
+
+/// How a node is, as far as others know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// It answers.
+    Alive,
+    /// It answers, and no more clones are placed there.
+    Draining,
+    /// It did not answer just now.
+    Suspect,
+    /// It has left or is given up. What it holds stays.
+    Down,
 }
 
 /// A [`crate::token::Token`] as the line of text that people pass on. Never logged.
@@ -174,35 +388,6 @@ impl std::fmt::Debug for Account {
     }
 }
 
-/// How a node is, in numbers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// Its name.
-    pub name: NodeName,
-    /// The cluster it belongs to.
-    pub cluster: ClusterId,
-    /// Where clients and peers connect, `host:port`.
-    pub address: String,
-    /// The version of its program.
-    pub version: String,
-    /// The names of the resources it serves.
-    pub resources: Vec<ResourceName>,
-    /// How many snapshots it has.
-    pub snapshots: u32,
-    /// How many clones, of all owners.
-    pub clones: u32,
-    /// Room left for clones, in bytes.
-    pub free_bytes: u64,
-    /// Room altogether, in bytes.
-    pub total_bytes: u64,
-    /// Memory that programs can still get, in bytes.
-    pub available_memory_bytes: u64,
-    /// Memory altogether, in bytes.
-    pub total_memory_bytes: u64,
-    /// Load averages of the last 1, 5 and 15 minutes.
-    pub load: [f32; 3],
-}
-
 /// A resource as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceView {
@@ -240,6 +425,10 @@ pub struct CloneRecord {
     pub id: CloneId,
     /// The request that made it.
     pub request_id: RequestId,
+    /// The last of that request's attempts that it was an answer to. Of two clones of one request, as they come about where
+    /// nodes are lost in the middle, the one with the higher number is the one that somebody has.
+    #[serde(default)]
+    pub attempt: u32,
     /// Whose it is.
     pub owner: UserName,
     /// What it was made from; names the resource too.
@@ -333,6 +522,9 @@ pub struct Stages {
 pub struct TunnelHello {
     /// The clone whose database is wanted.
     pub clone: CloneId,
+    /// Who wants it, when a node passes on the connection of somebody else. Nodes alone may say; what they are answered is
+    /// the owner node's own.
+    pub on_behalf_of: Option<Subject>,
 }
 
 /// The answer to a [`TunnelHello`]; after `Open` the stream is the database connection.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound, Utc};
-use rand::RngExt;
+use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 /// A name that was not accepted, and why.
@@ -119,14 +119,19 @@ name!(
 impl ClusterId {
     /// Makes up a name for a new cluster.
     pub fn random() -> Self {
-        Self(random_letters(12))
+        Self(random_letters(12, &mut rand::rng()))
     }
 }
 
 impl CloneId {
     /// Makes up an id for a new clone of `resource`.
     pub fn random(resource: &ResourceName) -> Self {
-        Self(format!("{resource}-{}", random_letters(CLONE_SUFFIX)))
+        Self::drawn(resource, &mut rand::rng())
+    }
+
+    /// Makes up an id for a new clone of `resource` by this chance.
+    pub fn drawn(resource: &ResourceName, chance: &mut impl Rng) -> Self {
+        Self(format!("{resource}-{}", random_letters(CLONE_SUFFIX, chance)))
     }
 }
 
@@ -290,10 +295,9 @@ fn shortened(text: &str) -> String {
     }
 }
 
-fn random_letters(count: usize) -> String {
-    let mut random = rand::rng();
+fn random_letters(count: usize, chance: &mut impl Rng) -> String {
     (0..count)
-        .map(|_| char::from(SUFFIX_LETTERS[random.random_range(0..SUFFIX_LETTERS.len())]))
+        .map(|_| char::from(SUFFIX_LETTERS[chance.random_range(0..SUFFIX_LETTERS.len())]))
         .collect()
 }
 

@@ -25,11 +25,11 @@ pub enum RefusalKind {
     NotFound,
     /// The asker may not do this.
     Forbidden,
-    /// It contradicts what is there already.
+    /// It contradicts what is there already, or there is as much of it as is allowed.
     Conflict,
     /// This node cannot do it now (starting, stopping, busy); another node or a later try may.
     Unavailable,
-    /// No room: disk, memory or a limit.
+    /// No room: disk or memory.
     Full,
     /// It took longer than allowed.
     Timeout,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 /// A local connection: one half to read from, one to write to.
@@ -54,6 +54,20 @@ impl Local for UnixStream {
 
     fn abort(reader: Self::Reader, writer: Self::Writer) {
         drop((reader, writer)); // a Unix socket has no reset
+    }
+}
+
+/// A connection within this process.
+impl Local for DuplexStream {
+    type Reader = ReadHalf<Self>;
+    type Writer = WriteHalf<Self>;
+
+    fn into_halves(self) -> (Self::Reader, Self::Writer) {
+        tokio::io::split(self)
+    }
+
+    fn abort(reader: Self::Reader, writer: Self::Writer) {
+        drop((reader, writer)); // it has no reset either
     }
 }
 
@@ -106,6 +120,7 @@ pub async fn splice<L: Local>(
         let mut deadline = None;
         loop {
             tokio::select! {
+                biased; // so that a simulation is the same each time
                 ended = &mut to_stream, if to_stream_open => match ended {
                     Ok(End::Finished) => to_stream_open = false,
                     // The other end has closed for good. Its last words may still be on their way here.

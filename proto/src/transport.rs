@@ -16,16 +16,17 @@ use quinn::{
     AsyncUdpSocket, Connecting, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint,
     EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
 };
-use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use socket2::{Domain, Protocol, SockRef, Type};
 
-use crate::identity::{Identity, IdentityError, Peer, expires_at_of, peer_of};
+use crate::identity::{Identity, IdentityError, Peer, Subject, expires_at_of, peer_of};
 use crate::name::ClusterId;
-use crate::{ALPN_CONTROL, ALPN_ENROL, ALPN_TUNNEL};
+use crate::{ALPN_CONTROL, ALPN_ENROL, ALPN_GOSSIP, ALPN_TUNNEL};
 
 /// What a connection is for: its ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,15 +37,21 @@ pub enum Purpose {
     Tunnel,
     /// A token for a certificate.
     Enrol,
+    /// What nodes tell each other of the cluster: in datagrams, and on small streams.
+    Gossip,
 }
 
 impl Purpose {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Control, Self::Tunnel, Self::Enrol, Self::Gossip];
+
     /// Returns its name in the TLS handshake.
     pub fn alpn(self) -> &'static [u8] {
         match self {
             Self::Control => ALPN_CONTROL,
             Self::Tunnel => ALPN_TUNNEL,
             Self::Enrol => ALPN_ENROL,
+            Self::Gossip => ALPN_GOSSIP,
         }
     }
 
@@ -54,13 +61,14 @@ impl Purpose {
             Self::Control => VarInt::from_u32(64), // a person, or a script with a few people's worth of requests
             Self::Tunnel => VarInt::from_u32(4096), // each is a database connection: more than any pool opens
             Self::Enrol => BEFORE_HANDSHAKE_STREAMS,
+            Self::Gossip => VarInt::from_u32(32), // a comparison, and catalogs of others that only this node has
         }
     }
 
     /// Bytes that the acceptor of such a connection holds for all its streams together.
     fn window(self) -> VarInt {
         match self {
-            Self::Control => VarInt::from_u32(1024 * 1024), // requests are small
+            Self::Control | Self::Gossip => VarInt::from_u32(1024 * 1024), // requests are small
             Self::Tunnel => ACCEPTED_TUNNEL_WINDOW,
             Self::Enrol => BEFORE_HANDSHAKE_WINDOW,
         }
@@ -86,19 +94,28 @@ pub enum TransportError {
 pub enum Socket {
     /// The network.
     Udp(std::net::UdpSocket),
-    /// Anything else, such as memory in a simulation.
-    Abstract(Arc<dyn AsyncUdpSocket>),
+    /// A simulation's, in memory.
+    Simulated {
+        /// What it is made of.
+        socket: Arc<dyn AsyncUdpSocket>,
+        /// What all chance of the endpoint comes from, so that the same simulation is the same again.
+        seed: [u8; 32],
+    },
+}
+
+impl Socket {
+    /// Returns where it is bound.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Udp(socket) => socket.local_addr(),
+            Self::Simulated { socket, .. } => socket.local_addr(),
+        }
+    }
 }
 
 impl From<std::net::UdpSocket> for Socket {
     fn from(socket: std::net::UdpSocket) -> Self {
         Self::Udp(socket)
-    }
-}
-
-impl From<Arc<dyn AsyncUdpSocket>> for Socket {
-    fn from(socket: Arc<dyn AsyncUdpSocket>) -> Self {
-        Self::Abstract(socket)
     }
 }
 
@@ -146,7 +163,12 @@ pub fn serve_as(endpoint: &Endpoint, identity: &Identity) -> Result<(), Transpor
 /// Makes an endpoint that only opens connections, from any port of every address. Inside a Tokio runtime.
 pub fn client_endpoint() -> Result<Endpoint, TransportError> {
     let socket = bind_any(0).map_err(TransportError::Socket)?;
-    endpoint(Socket::Udp(socket), EndpointConfig::default(), None)
+    client_endpoint_on(socket)
+}
+
+/// Makes an endpoint that only opens connections, through `socket`. Inside a Tokio runtime.
+pub fn client_endpoint_on(socket: impl Into<Socket>) -> Result<Endpoint, TransportError> {
+    endpoint(socket.into(), EndpointConfig::default(), None)
 }
 
 /// Waits for somebody to knock; none any more once the endpoint is closed. The handshake is still to come, so that a
@@ -199,6 +221,9 @@ pub enum AcceptError {
     /// A certificate of this CA that says nothing that is understood.
     #[error("the peer's certificate says nothing that is understood")]
     Stranger(#[source] IdentityError),
+    /// A certificate that is not a node's, where nodes talk among themselves.
+    #[error("{0} is not a node")]
+    NotANode(Subject),
     /// A certificate of another cluster.
     #[error("the peer belongs to cluster `{0}`")]
     OtherCluster(ClusterId),
@@ -221,7 +246,7 @@ pub async fn handshake(connecting: Connecting, cluster: &ClusterId) -> Result<Ac
     };
     let (peer, valid_until) = match (certificate(&connection), purpose) {
         (None, Purpose::Enrol) => (None, None),
-        (None, Purpose::Control | Purpose::Tunnel) => {
+        (None, Purpose::Control | Purpose::Tunnel | Purpose::Gossip) => {
             return turned_away(
                 "a certificate of this cluster is needed: enrol first",
                 AcceptError::Anonymous,
@@ -235,6 +260,12 @@ pub async fn handshake(connecting: Connecting, cluster: &ClusterId) -> Result<Ac
                         peer.cluster
                     ),
                     AcceptError::OtherCluster(peer.cluster),
+                );
+            }
+            (Ok(peer), Ok(_)) if purpose == Purpose::Gossip && !matches!(peer.subject, Subject::Node(_)) => {
+                return turned_away(
+                    "the cluster's gossip is for nodes only",
+                    AcceptError::NotANode(peer.subject),
                 );
             }
             (Ok(peer), Ok(end)) => (Some(peer), Some(end)),
@@ -260,9 +291,14 @@ pub async fn handshake(connecting: Connecting, cluster: &ClusterId) -> Result<Ac
 fn purpose(connection: &Connection) -> Option<Purpose> {
     let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     let protocol = data.protocol?;
-    [Purpose::Control, Purpose::Tunnel, Purpose::Enrol]
+    Purpose::ALL
         .into_iter()
         .find(|purpose| purpose.alpn() == protocol)
+}
+
+/// Returns who is at the other end, by its certificate; nobody if it has shown none that is understood.
+pub fn peer(connection: &Connection) -> Option<Peer> {
+    peer_of(&certificate(connection)?).ok()
 }
 
 /// Returns the other end's address, an IPv4 one as such also on a socket for both.
@@ -320,8 +356,19 @@ pub(crate) fn opened(purpose: Purpose) -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(0)) // nodes open no streams to clients
         .receive_window(match purpose {
             Purpose::Tunnel => OPENED_TUNNEL_WINDOW,
-            Purpose::Control | Purpose::Enrol => STREAM_WINDOW,
+            Purpose::Control | Purpose::Enrol | Purpose::Gossip => STREAM_WINDOW,
         });
+    if purpose == Purpose::Gossip {
+        transport
+            .keep_alive_interval(Some(GOSSIP_KEEP_ALIVE))
+            .datagram_send_buffer_size(GOSSIP_SEND_BUFFER)
+            // None come back, but QUIC sends none where it would take none.
+            .datagram_receive_buffer_size(Some(MTU.into()))
+            // A datagram of 1162 bytes fits from the first packet on and for ever, and none is larger.
+            .initial_mtu(MTU)
+            .min_mtu(MTU)
+            .mtu_discovery_config(None);
+    }
     transport
 }
 
@@ -330,6 +377,8 @@ fn accepted() -> TransportConfig {
     let mut transport = common();
     transport
         .max_concurrent_bidi_streams(BEFORE_HANDSHAKE_STREAMS)
+        // What a connection is for shows only when this has been said. Datagrams of others than nodes are never read.
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .receive_window(BEFORE_HANDSHAKE_WINDOW);
     transport
 }
@@ -360,9 +409,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TransportError> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain(), private_key(identity))
         .map_err(TransportError::Tls)?;
-    tls.alpn_protocols = [Purpose::Control, Purpose::Tunnel, Purpose::Enrol]
-        .map(|purpose| purpose.alpn().to_vec())
-        .to_vec();
+    tls.alpn_protocols = Purpose::ALL.map(|purpose| purpose.alpn().to_vec()).to_vec();
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     let crypto = QuicServerConfig::try_from(tls)
@@ -385,19 +432,24 @@ fn endpoint_config(key: &[u8]) -> EndpointConfig {
     context.update(key);
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, context.finish().as_ref());
     let mut config = EndpointConfig::new(Arc::new(reset_key));
-    config.cid_generator(|| Box::new(RandomIds));
+    config.cid_generator(|| Box::new(RandomIds(StdRng::from_rng(&mut rand::rng()))));
     config
 }
 
 fn endpoint(
     socket: Socket,
-    config: EndpointConfig,
+    mut config: EndpointConfig,
     server: Option<ServerConfig>,
 ) -> Result<Endpoint, TransportError> {
     let runtime = Arc::new(quinn::TokioRuntime);
     match socket {
         Socket::Udp(socket) => Endpoint::new(config, server, socket, runtime),
-        Socket::Abstract(socket) => Endpoint::new_with_abstract_socket(config, server, socket, runtime),
+        Socket::Simulated { socket, seed } => {
+            config
+                .rng_seed(Some(seed))
+                .cid_generator(move || Box::new(RandomIds(StdRng::from_seed(seed))));
+            Endpoint::new_with_abstract_socket(config, server, socket, runtime)
+        }
     }
     .map_err(TransportError::Socket)
 }
@@ -410,11 +462,11 @@ fn certificate(connection: &Connection) -> Option<CertificateDer<'static>> {
     chain.into_iter().next()
 }
 
-struct RandomIds;
+struct RandomIds(StdRng);
 
 impl ConnectionIdGenerator for RandomIds {
     fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&rand::rng().random::<[u8; CONNECTION_ID]>())
+        ConnectionId::new(&self.0.random::<[u8; CONNECTION_ID]>())
     }
 
     fn cid_len(&self) -> usize {
@@ -436,6 +488,15 @@ pub const MAX_CONNECTIONS: usize = 8192;
 /// A laptop that changes its address is silent for as long at most: the node answers to the old one until the laptop
 /// speaks. Also under what home routers keep a UDP mapping for.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Nodes have no home router before them: twice within [`IDLE`], so that one may be lost. Every node of a cluster has one
+/// such connection to every other.
+const GOSSIP_KEEP_ALIVE: Duration = Duration::from_secs(12);
+/// What cannot be sent within a few packets' time is old news.
+const GOSSIP_SEND_BUFFER: usize = 32 * 1024;
+/// What every path of the internet takes (RFC 9000, section 14).
+const MTU: u16 = 1200;
+/// A burst of news from one node; the oldest go when it is full.
+const DATAGRAM_BUFFER: usize = 64 * 1024;
 /// A first packet that is lost is sent again after three of these. A container's first packet often is, while its bridge
 /// learns where it is; the default of 333 ms would make each start of a relay a second longer. Paths slower than 300 ms
 /// cost one spurious retransmission.

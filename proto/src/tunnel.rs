@@ -1,23 +1,26 @@
 //! The client half of the tunnel: a local listener whose connections reach one clone.
 //!
-//! A task of its own, the keeper, holds one connection to whichever node of the list answers first, the earlier ones with
-//! a head start. When that is lost, or does not react, it makes a new one: at once the first time, then with pauses. It
-//! also sees when this machine's address changes and moves the connection along.
+//! The first node of the list is the clone's own; any other passes connections on to it. A task of its own, the keeper,
+//! holds one connection to whichever answers first, the earlier ones with a head start. When that is lost, or does not
+//! react, it makes a new one: at once the first time, then with pauses. As long as it goes through another node it keeps
+//! trying the direct way, and what is opened from then on goes there; what is open stays where it is. It also sees when
+//! this machine's address changes and moves the connection along.
+
+mod keeper;
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
-use rand::RngExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use crate::connect::{ConnectError, connect, explain, most_telling, race};
+use self::keeper::{Keeper, Link, Suspicion, Up};
+use crate::connect::{ConnectError, explain};
 use crate::frame::{self, FrameError, REPLY_CAP, REQUEST_CAP};
 use crate::identity::Identity;
 use crate::message::{TunnelHello, TunnelReply};
@@ -25,7 +28,6 @@ use crate::name::CloneId;
 use crate::postgres::{self, Greeting};
 use crate::refusal::{Refusal, chain};
 use crate::splice::splice;
-use crate::transport::{self, Purpose};
 
 /// The way to one clone's database. Copies share the connection, which ends with the last of them.
 #[derive(Debug, Clone)]
@@ -36,7 +38,8 @@ struct Shared {
     clone: CloneId,
     servers: Vec<String>,
     link: watch::Receiver<Link>,
-    suspects: mpsc::Sender<usize>,
+    suspects: mpsc::Sender<Suspicion>,
+    identity: watch::Sender<Identity>,
     /// The keeper; ends when this is dropped.
     _keeper: JoinSet<()>,
 }
@@ -88,10 +91,11 @@ impl TunnelError {
 }
 
 impl Tunnel {
-    /// Begins to connect to one of `servers` (`host:port`, the best first) as `identity`. Inside a Tokio runtime.
+    /// Begins to connect to one of `servers` (`host:port`, the clone's own node first) as `identity`. Inside a Tokio runtime.
     pub fn new(endpoint: Endpoint, identity: Identity, servers: Vec<String>, clone: CloneId) -> Self {
         let (publish, link) = watch::channel(Link::Down(None));
         let (suspects, suspected) = mpsc::channel(16); // more at once say nothing new
+        let (renewed, identity) = watch::channel(identity);
         let mut keeper = JoinSet::new();
         keeper.spawn(
             Keeper {
@@ -108,23 +112,31 @@ impl Tunnel {
             servers,
             link,
             suspects,
+            identity: renewed,
             _keeper: keeper,
         }))
     }
 
     /// Opens a connection to the clone's database, within [`OPEN_DEADLINE`]. A node that is gone for a moment is waited for.
     pub async fn open(&self) -> Result<(SendStream, RecvStream), TunnelError> {
-        match timeout(OPEN_DEADLINE, self.try_until_opened()).await {
+        let mut refused = None;
+        match timeout(OPEN_DEADLINE, self.try_until_opened(&mut refused)).await {
             Ok(result) => result,
-            Err(_) => Err(match &*self.0.link.borrow() {
-                Link::Down(Some(error)) => TunnelError::Unreachable(error.clone()),
-                Link::Down(None) | Link::Up(_) => TunnelError::Slow {
+            Err(_) => Err(match (&*self.0.link.borrow(), refused) {
+                (Link::Down(Some(error)), _) => TunnelError::Unreachable(error.clone()),
+                (Link::Down(None) | Link::Up(_), Some(refusal)) => TunnelError::Refused(refusal),
+                (Link::Down(None) | Link::Up(_), None) => TunnelError::Slow {
                     clone: self.0.clone.clone(),
                     servers: self.0.servers.join(", "),
                     after: OPEN_DEADLINE,
                 },
             }),
         }
+    }
+
+    /// Shows another certificate from now on; what is open stays open.
+    pub fn renew(&self, identity: Identity) {
+        self.0.identity.send_replace(identity);
     }
 
     /// Takes connections and joins each with one to the database, until `shutdown`, which ends them all.
@@ -186,7 +198,11 @@ impl Tunnel {
         }
     }
 
-    async fn try_until_opened(&self) -> Result<(SendStream, RecvStream), TunnelError> {
+    /// Tries again for as long as that may help; `refused` is what a node has last said.
+    async fn try_until_opened(
+        &self,
+        refused: &mut Option<Refusal>,
+    ) -> Result<(SendStream, RecvStream), TunnelError> {
         let mut link = self.0.link.clone();
         loop {
             let current = link.borrow_and_update().clone();
@@ -197,12 +213,17 @@ impl Tunnel {
                 Link::Down(_) => {}
                 Link::Up(up) => match self.open_over(&up).await {
                     Err(TunnelError::Refused(refusal)) if refusal.kind.is_retryable() => {
+                        *refused = Some(refusal);
+                        // One that passes connections on may be cut off where the next one is not.
+                        if !up.is_direct && self.0.servers.len() > 2 {
+                            self.suspect(Suspicion::LeadsNowhere(up.connection.stable_id()));
+                        }
                         sleep(BUSY_PAUSE).await;
                         continue;
                     }
                     // The keeper is on its way to another connection.
                     Err(TunnelError::Unreachable(error)) if !error.is_definite() => {
-                        let _ = self.0.suspects.try_send(up.connection.stable_id());
+                        self.suspect(Suspicion::Deaf(up.connection.stable_id()));
                     }
                     result => return result,
                 },
@@ -211,12 +232,17 @@ impl Tunnel {
         }
     }
 
+    fn suspect(&self, suspicion: Suspicion) {
+        let _ = self.0.suspects.try_send(suspicion); // where so many are waiting, this one is among them
+    }
+
     async fn open_over(&self, up: &Up) -> Result<(SendStream, RecvStream), TunnelError> {
         let lost = |error| TunnelError::Unreachable(Arc::new(explain(&up.address, error)));
         let (mut send, mut recv) = up.connection.open_bi().await.map_err(lost)?;
         let exchange = async {
             let hello = TunnelHello {
                 clone: self.0.clone.clone(),
+                on_behalf_of: None,
             };
             frame::write(&mut send, &hello, REQUEST_CAP).await?;
             frame::read(&mut recv, REPLY_CAP).await
@@ -236,11 +262,12 @@ impl Tunnel {
     }
 }
 
-/// Returns when not a single packet has come for [`DEAF`], although some were due: whatever is sent is acknowledged.
+/// Returns when not a single packet has come for [`DEAF`] and two round trips, although some were due: whatever is sent is
+/// acknowledged.
 async fn deaf(connection: &Connection) {
     let mut heard = connection.stats().udp_rx.datagrams;
     loop {
-        sleep(DEAF).await;
+        sleep(DEAF + 2 * connection.rtt()).await;
         let now = connection.stats().udp_rx.datagrams;
         if now == heard {
             return;
@@ -249,135 +276,13 @@ async fn deaf(connection: &Connection) {
     }
 }
 
-#[derive(Debug, Clone)]
-enum Link {
-    /// No connection, and why the last one ended or was not made.
-    Down(Option<Arc<ConnectError>>),
-    Up(Arc<Up>),
-}
-
-#[derive(Debug)]
-struct Up {
-    connection: Connection,
-    address: String,
-}
-
-struct Keeper {
-    endpoint: Endpoint,
-    identity: Identity,
-    servers: Vec<String>,
-    publish: watch::Sender<Link>,
-    suspected: mpsc::Receiver<usize>,
-}
-
-impl Keeper {
-    async fn run(mut self) {
-        let mut failures = 0;
-        let mut said = String::new();
-        loop {
-            let error = match self.reach_any().await {
-                Err(error) => error,
-                Ok(up) => {
-                    let up = Arc::new(up);
-                    self.publish.send_replace(Link::Up(up.clone()));
-                    // A node that does not take our certificate says so after the connection stands.
-                    let first = timeout(STEADY, self.until_lost(&up)).await;
-                    match first {
-                        Ok(error) => error,
-                        Err(_) => {
-                            tracing::info!(node = %up.address, "connected");
-                            (failures, said) = (0, String::new());
-                            self.until_lost(&up).await
-                        }
-                    }
-                }
-            };
-            let reason = TunnelError::Unreachable(Arc::new(error));
-            let line = chain(&reason);
-            if line != said {
-                tracing::warn!(error = %line, "not connected");
-                said = line;
-            }
-            if let TunnelError::Unreachable(error) = reason {
-                self.publish.send_replace(Link::Down(Some(error)));
-            }
-            if failures > 0 {
-                sleep(pause(failures)).await;
-            }
-            failures += 1;
-        }
-    }
-
-    async fn reach_any(&self) -> Result<Up, ConnectError> {
-        let attempts = self.servers.iter().cloned().map(|address| {
-            let (endpoint, identity) = (self.endpoint.clone(), self.identity.clone());
-            async move {
-                let connection = connect(&endpoint, &identity, &address, Purpose::Tunnel).await?;
-                Ok(Up { connection, address })
-            }
-        });
-        race(attempts.collect())
-            .await
-            .map_err(|errors| most_telling(errors, &self.servers))
-    }
-
-    /// Waits for the end of a connection, and moves it to this machine's new address when that changes.
-    async fn until_lost(&mut self, up: &Up) -> ConnectError {
-        let remote = transport::remote(&up.connection);
-        let mut address = address_towards(remote);
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                error = up.connection.closed() => return explain(&up.address, error),
-                suspect = self.suspected.recv() => {
-                    if suspect == Some(up.connection.stable_id()) {
-                        return explain(&up.address, ConnectionError::TimedOut);
-                    }
-                }
-                _ = look.tick() => {
-                    let now = address_towards(remote);
-                    if now.is_some() && now != address {
-                        tracing::info!(?address, ?now, "this machine's address has changed");
-                        address = now;
-                        match transport::bind_any(0).and_then(|socket| self.endpoint.rebind(socket)) {
-                            Ok(()) => {}
-                            Err(error) => tracing::warn!(%error, "cannot move to the new address"),
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Returns the address that packets to `remote` leave from; none while there is no way to it. Sends nothing.
-fn address_towards(remote: SocketAddr) -> Option<IpAddr> {
-    let any: IpAddr = match remote {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(remote).ok()?;
-    Some(socket.local_addr().ok()?.ip())
-}
-
-/// Doubles from 50 ms to a second, between half and all of it, so that many relays do not come back in one moment.
-fn pause(failures: u32) -> Duration {
-    let longest = Duration::from_millis(50 << failures.min(5)).min(Duration::from_secs(1));
-    longest.mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
 /// What a person waits for a connection before they look for the fault themselves; also bridges a restart of the node.
 pub const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// A Postgres server answers within milliseconds, on a slow path within a round trip.
 pub const SILENCE: Duration = Duration::from_secs(1);
-/// An acknowledgement takes a round trip and at most 25 ms; three lost packets in a row are no accident.
-const DEAF: Duration = Duration::from_secs(1);
-/// A connection that lasts so long has been accepted.
-const STEADY: Duration = Duration::from_secs(1);
-/// How often this machine's address is looked at: the gap that a change of network leaves.
-const LOOK: Duration = Duration::from_secs(1);
+/// An acknowledgement takes a round trip and at most 25 ms; three lost packets in a row are no accident. A false alarm costs
+/// a handshake, and the way through another node is to be found within a second.
+const DEAF: Duration = Duration::from_millis(500);
 /// Between two tries at a node that says it is busy or starting.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Out of file descriptors, most likely: time for some connection to end.

@@ -11,10 +11,12 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zdap_proto::frame;
+use zdap_proto::identity::Subject;
 use zdap_proto::message::{
-    Account, Answer, Certificate, CloneState, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited,
-    NodeStatus, Progress, Reply, Request, ResourceView, SnapshotView, Stages, TokenText, TunnelHello,
-    TunnelReply, Wanted,
+    Account, Answer, Bottleneck, Call, Certificate, CloneState, CloneView, Considered, EnrolReply,
+    EnrolRequest, Enrolled, FoundClone, Invited, NodeState, NodeView, Offered, Outcome, Progress, Reply,
+    Request, ResourceView, SilentNode, SnapshotView, Sought, Stages, TokenText, TunnelHello, TunnelReply,
+    Wanted,
 };
 use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime};
 use zdap_proto::refusal::{Refusal, RefusalKind};
@@ -26,7 +28,26 @@ const GOLDEN: &str = include_str!("golden.txt");
 fn every_message_has_the_bytes_it_always_had() {
     let mut checked = Checked::default();
     for request in requests() {
-        checked.check(name_of_request(&request), &request);
+        let call = Call {
+            on_behalf_of: None,
+            request,
+        };
+        checked.check(name_of_request(&call.request), &call);
+    }
+    for asker in [
+        Subject::Node(parsed("db1")),
+        Subject::User(ada()),
+        Subject::Admin(ada()),
+        Subject::Relay {
+            owner: ada(),
+            clone: clone(),
+        },
+    ] {
+        let call = Call {
+            on_behalf_of: Some(asker),
+            request: Request::ListResources,
+        };
+        checked.check("Call", &call);
     }
     for answer in answers() {
         checked.check(name_of_answer(&answer), &Reply::Done(answer));
@@ -53,7 +74,36 @@ fn every_message_has_the_bytes_it_always_had() {
     for state in [CloneState::Creating, CloneState::Ready, CloneState::Destroying] {
         checked.check("CloneState", &state);
     }
-    checked.check("TunnelHello", &TunnelHello { clone: clone() });
+    for on_behalf_of in [None, Some(Subject::User(ada()))] {
+        let hello = TunnelHello {
+            clone: clone(),
+            on_behalf_of,
+        };
+        checked.check("TunnelHello", &hello);
+    }
+    for bottleneck in [
+        Bottleneck::Pool,
+        Bottleneck::Memory,
+        Bottleneck::Processor,
+        Bottleneck::Clones,
+    ] {
+        checked.check("Bottleneck", &bottleneck);
+    }
+    for outcome in [
+        Outcome::Chosen,
+        Outcome::Passed,
+        Outcome::Refused("down".to_owned()),
+    ] {
+        checked.check("Outcome", &outcome);
+    }
+    for state in [
+        NodeState::Alive,
+        NodeState::Draining,
+        NodeState::Suspect,
+        NodeState::Down,
+    ] {
+        checked.check("NodeState", &state);
+    }
     checked.check("TunnelReply", &TunnelReply::Open);
     checked.check(
         "TunnelReply",
@@ -116,7 +166,6 @@ impl Checked {
 
 fn name_of_request(request: &Request) -> &'static str {
     match request {
-        Request::Status => "Request::Status",
         Request::ListResources => "Request::ListResources",
         Request::ListSnapshots { .. } => "Request::ListSnapshots",
         Request::ListClones { .. } => "Request::ListClones",
@@ -128,12 +177,18 @@ fn name_of_request(request: &Request) -> &'static str {
         Request::Account { .. } => "Request::Account",
         Request::FetchRelay { .. } => "Request::FetchRelay",
         Request::IssueToken { .. } => "Request::IssueToken",
+        Request::ListNodes => "Request::ListNodes",
+        Request::Drain { .. } => "Request::Drain",
+        Request::Revoke { .. } => "Request::Revoke",
+        Request::Renew { .. } => "Request::Renew",
+        Request::Find(_) => "Request::Find",
+        Request::Offer { .. } => "Request::Offer",
+        Request::Reserve { .. } => "Request::Reserve",
     }
 }
 
 fn requests() -> Vec<Request> {
     vec![
-        Request::Status,
         Request::ListResources,
         Request::ListSnapshots { resource: None },
         Request::ListSnapshots {
@@ -150,8 +205,10 @@ fn requests() -> Vec<Request> {
         Request::CreateClone {
             resource: orders(),
             snapshot: Some(time()),
+            node: Some(parsed("db1")),
             owner: Some(ada()),
-            request_id: parsed::<RequestId>("000102030405060708090a0b0c0d0e0f"),
+            request_id: request_id(),
+            attempt: 1,
         },
         Request::DestroyClone { clone: clone() },
         Request::DestroyAll { bases: true },
@@ -166,6 +223,27 @@ fn requests() -> Vec<Request> {
         Request::IssueToken {
             invited: Invited::Node,
             ttl_seconds: 3600,
+        },
+        Request::ListNodes,
+        Request::Drain { is_draining: true },
+        Request::Revoke { user: ada() },
+        Request::Renew {
+            public_key: vec![1, 2, 3],
+        },
+        Request::Find(Sought::Clone(clone())),
+        Request::Find(Sought::Made {
+            owner: ada(),
+            request_id: request_id(),
+        }),
+        Request::Offer {
+            resource: orders(),
+            snapshot: time(),
+        },
+        Request::Reserve {
+            resource: orders(),
+            snapshot: time(),
+            request_id: request_id(),
+            at_most: 0.5,
         },
     ]
 }
@@ -195,10 +273,9 @@ fn replies() -> Vec<Reply> {
 
 fn name_of_answer(answer: &Answer) -> &'static str {
     match answer {
-        Answer::Status(_) => "Answer::Status",
         Answer::Resources(_) => "Answer::Resources",
         Answer::Snapshots(_) => "Answer::Snapshots",
-        Answer::Clones(_) => "Answer::Clones",
+        Answer::Clones { .. } => "Answer::Clones",
         Answer::Snapshot(_) => "Answer::Snapshot",
         Answer::Created { .. } => "Answer::Created",
         Answer::Destroyed => "Answer::Destroyed",
@@ -207,6 +284,12 @@ fn name_of_answer(answer: &Answer) -> &'static str {
         Answer::Account(_) => "Answer::Account",
         Answer::Relay { .. } => "Answer::Relay",
         Answer::Token(_) => "Answer::Token",
+        Answer::Nodes(_) => "Answer::Nodes",
+        Answer::Drained => "Answer::Drained",
+        Answer::Revoked { .. } => "Answer::Revoked",
+        Answer::Found(_) => "Answer::Found",
+        Answer::Offered { .. } => "Answer::Offered",
+        Answer::Reserved => "Answer::Reserved",
     }
 }
 
@@ -237,21 +320,12 @@ fn answers() -> Vec<Answer> {
         ready_ms: 80.0,
         total_ms: 401.75,
     };
+    let offered = Offered {
+        load: 0.25,
+        bottleneck: Bottleneck::Memory,
+        clones: 0.0625,
+    };
     vec![
-        Answer::Status(NodeStatus {
-            name: parsed("db1"),
-            cluster: parsed("k3v9x2mq0bcd"),
-            address: "10.0.0.1:43210".to_owned(),
-            version: "0.1.0".to_owned(),
-            resources: vec![orders()],
-            snapshots: 3,
-            clones: 4,
-            free_bytes: 5,
-            total_bytes: 6,
-            available_memory_bytes: 7,
-            total_memory_bytes: 8,
-            load: [0.5, 1.0, 2.0],
-        }),
         Answer::Resources(vec![ResourceView {
             name: orders(),
             alias: Some("the orders".to_owned()),
@@ -260,9 +334,24 @@ fn answers() -> Vec<Answer> {
             snapshots: vec![time()],
         }]),
         Answer::Snapshots(vec![snapshot.clone()]),
-        Answer::Clones(vec![view.clone()]),
+        Answer::Clones {
+            clones: vec![view.clone()],
+            silent: vec![SilentNode {
+                node: parsed("db2"),
+                reason: "it is down".to_owned(),
+            }],
+        },
         Answer::Snapshot(snapshot),
-        Answer::Created { clone: view, stages },
+        Answer::Created {
+            clone: view.clone(),
+            stages,
+            considered: vec![Considered {
+                node: parsed("db1"),
+                expected: Some(offered),
+                offered: None,
+                outcome: Outcome::Chosen,
+            }],
+        },
         Answer::Destroyed,
         Answer::DestroyedAll { clones: 9, bases: 1 },
         Answer::Certificate(certificate()),
@@ -276,6 +365,33 @@ fn answers() -> Vec<Answer> {
             bytes: 4 << 20,
         },
         Answer::Token(TokenText("zdap1-x".to_owned())),
+        Answer::Nodes(vec![NodeView {
+            name: parsed("db1"),
+            address: "10.0.0.1:43210".to_owned(),
+            state: NodeState::Alive,
+            generation: 1_795_354_765_250,
+            clones: 4,
+            snapshots: 3,
+            free_bytes: 5,
+            total_bytes: 6,
+            available_memory_bytes: 7,
+            total_memory_bytes: 8,
+            load: 0.5,
+            resources: vec![orders()],
+            version: "0.1.0".to_owned(),
+        }]),
+        Answer::Drained,
+        Answer::Revoked { is_known: true },
+        Answer::Found(Some(FoundClone {
+            clone: view,
+            attempt: 1,
+        })),
+        Answer::Offered {
+            offered,
+            per_clone: 0.125,
+            clones: 12,
+        },
+        Answer::Reserved,
     ]
 }
 
@@ -320,6 +436,10 @@ fn parsed<T: std::str::FromStr<Err: Debug>>(text: &str) -> T {
 
 fn orders() -> ResourceName {
     parsed("orders")
+}
+
+fn request_id() -> RequestId {
+    parsed("000102030405060708090a0b0c0d0e0f")
 }
 
 fn clone() -> CloneId {

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zdap_proto::connect::{ConnectError, connect, connect_for_enrol, explain};
 use zdap_proto::identity::{Identity, IdentityError, Subject};
 use zdap_proto::token::Token;
-use zdap_proto::transport::{AcceptError, Accepted, Purpose, bind, client_endpoint, server_endpoint};
+use zdap_proto::transport::{self, AcceptError, Accepted, Purpose, bind, client_endpoint, server_endpoint};
 
 use crate::cluster::{Cluster, ada, soon};
 
@@ -87,7 +87,7 @@ async fn a_token_of_another_cluster_trusts_no_node_of_this_one() {
 #[tokio::test]
 async fn nobody_without_a_certificate_gets_past_enrolment() {
     let cluster = Cluster::found();
-    for purpose in [Purpose::Control, Purpose::Tunnel] {
+    for purpose in [Purpose::Control, Purpose::Tunnel, Purpose::Gossip] {
         let (server, _) = cluster.serve(&cluster.node());
         let (connecting, _client) = knock(&cluster, &server, stranger(&cluster, None, purpose.alpn()));
         let (connected, admitted) = tokio::join!(connecting, cluster.admit(&server));
@@ -123,6 +123,33 @@ async fn a_certificate_of_another_cluster_is_refused_at_both_ends() {
     let error = explain("db1", connected);
     assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
     assert!(error.is_definite());
+}
+
+#[tokio::test]
+async fn the_gossip_is_for_nodes_only() {
+    let cluster = Cluster::found();
+    let (connected, admitted) = meet(&cluster, &cluster.node(), &cluster.user(), Purpose::Gossip).await;
+    assert!(matches!(admitted, Err(AcceptError::NotANode(_))), "{admitted:?}");
+    let error = connected.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("the cluster's gossip is for nodes only")
+            && error.is_definite(),
+        "{error}"
+    );
+    let (node, (server, address)) = (cluster.node(), cluster.serve(&cluster.node()));
+    let client = client_endpoint().unwrap();
+    let (connected, admitted) = tokio::join!(
+        connect(&client, &node, &address, Purpose::Gossip),
+        cluster.admit(&server)
+    );
+    let (connected, admitted) = (connected.unwrap(), admitted.unwrap());
+    assert_eq!(connected.max_datagram_size(), Some(1162));
+    connected.send_datagram(vec![7; 1162].into()).unwrap();
+    let packet = admitted.connection.read_datagram().await.unwrap();
+    assert_eq!(packet.len(), 1162);
+    assert_eq!(transport::peer(&connected), Some(cluster.node().peer().clone()));
 }
 
 /// A client of another make: trusts the nodes of `cluster`, shows `identity` without looking at it, or nothing.

@@ -2,12 +2,13 @@
 //! QUIC to one clone.
 //!
 //! All of the work is [`zdap_proto::tunnel`]'s. What is here is the process around it: the environment ([`config`]), the
-//! port, and the answer to `zdap-proxyd health`.
+//! port, the renewal of the certificate, and the answer to `zdap-proxyd health`.
 //!
 //! The health check runs as a process of its own every second, so it only asks the running relay, over a Unix socket in
 //! the abstract namespace: it needs no file, no certificate and no QUIC handshake. The relay asks the database.
 
 pub mod config;
+mod renewal;
 
 use std::future::Future;
 use std::io::{self, Read};
@@ -26,6 +27,7 @@ use zdap_proto::transport::{self, Close, TransportError};
 use zdap_proto::tunnel::Tunnel;
 
 use crate::config::Config;
+use crate::renewal::stay_certified;
 
 /// Why a relay does not run.
 #[derive(Debug, thiserror::Error)]
@@ -87,9 +89,18 @@ pub async fn run(
     let identity = Identity::load(&config.identity).map_err(RelayError::Identity)?;
     let endpoint = transport::client_endpoint().map_err(RelayError::Transport)?;
     tracing::info!(clone = %config.clone, servers = config.servers.join(","), port = config.listen_port, "serving");
-    let tunnel = Tunnel::new(endpoint.clone(), identity, config.servers, config.clone);
-    let mut health = JoinSet::new();
-    health.spawn(serve_health(listeners.health, tunnel.clone()));
+    let tunnel = Tunnel::new(
+        endpoint.clone(),
+        identity.clone(),
+        config.servers.clone(),
+        config.clone,
+    );
+    let mut beside = JoinSet::new();
+    beside.spawn(serve_health(listeners.health, tunnel.clone()));
+    let (renewed, dialer) = (tunnel.clone(), endpoint.clone());
+    beside.spawn(async move {
+        stay_certified(renewed, dialer, config.servers, &config.identity, identity).await;
+    });
     tunnel.serve(listeners.clients, shutdown).await;
     Close::Stopping.endpoint(&endpoint, "the relay stops");
     // Time for the farewell to leave, so that the node need not wait for what is not coming.

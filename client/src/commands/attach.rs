@@ -3,18 +3,21 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use zdap_proto::identity::{Identity, Keypair};
-use zdap_proto::message::{CloneView, Stages};
-use zdap_proto::name::{CloneId, NameError, ResourceName};
+use zdap_proto::message::{CloneView, Considered, Stages};
+use zdap_proto::name::{CloneId, ClusterId, NameError, ResourceName};
 
-use super::{choose, make_clone, newest_clone, relay, relay_image};
+use super::{explain, make_clone, newest_clone, place, relay, relay_image};
 use crate::attachments::Attachments;
 use crate::cli::Attach;
+use crate::cluster::{Clones, Cluster, Created};
 use crate::compose::{self, ComposeError, ComposeService, RelayService};
 use crate::context::Context;
 use crate::error::Failure;
-use crate::node::{Created, Node};
+use crate::node::NodeError;
+use crate::origin::Target;
 use crate::project::Project;
 use crate::words::Words;
 
@@ -25,6 +28,8 @@ struct Document<'a> {
     clone: &'a CloneView,
     r#override: String,
     stages: &'a Stages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    considered: Option<&'a [Considered]>,
 }
 
 /// Attaches, or leaves everything as it was.
@@ -32,7 +37,8 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(),
     let words = Words::parse(&arguments.words)?;
     let resource = resource_of(words.subject()?, arguments.new)?;
     let project = context.project()?;
-    let before = Before::look(context, &project, &resource, arguments)?;
+    let mut before = Before::look(context, &project, &resource, arguments)?;
+    let replaced = before.replaced.take();
     let made = Made::default();
     let attaching = attach(context, arguments, &words, &resource, &project, before, &made);
     let created = match context.until_stopped(attaching).await {
@@ -48,8 +54,19 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Attach) -> Result<(),
         clone,
         r#override: project.r#override.display().to_string(),
         stages: &created.stages,
+        considered: arguments.explain.then_some(&created.considered),
     };
-    context.output.data(&line, &document)
+    if arguments.explain {
+        context.output.say_asked(&explain::table_of(&created.considered));
+    }
+    context.output.data(&line, &document)?;
+    context
+        .output
+        .say(&format!("`{}` starts it", project.command_to_start()));
+    if let Some(replaced) = replaced.filter(|replaced| replaced.clone != clone.id.as_str()) {
+        tell_replaced(context, &replaced).await;
+    }
+    Ok(())
 }
 
 async fn attach(
@@ -62,44 +79,47 @@ async fn attach(
     made: &Made,
 ) -> Result<Created, Failure> {
     let output = context.output;
-    let origins = context.origins()?;
-    let (mut node, existing) = match arguments.new {
-        true => (choose(context, &origins, resource, words).await?, None),
+    let reached = context.reach().await?;
+    let (target, existing) = match arguments.new {
+        true => (place(context, &reached, resource, words).await?, None),
         false => {
-            let found = newest_clone(context, &origins, words).await?;
-            (found.node, Some(found.clone))
+            let found = newest_clone(context, &reached, words).await?;
+            let target = Target {
+                cluster: found.cluster,
+                node: None,
+            };
+            (target, Some(found.clone))
         }
     };
 
     // Beside the clone, over the same connection.
-    let relay_node = node.clone();
-    let image = async { Ok(relay_image::ensure(context, &relay_node).await) };
+    let cluster = &target.cluster;
+    let image = async { Ok(relay_image::ensure(context, &cluster.node().await).await) };
     let clone = async {
         let created = match existing {
             Some(clone) => Created {
                 clone,
                 stages: Stages::default(),
+                considered: Vec::new(),
             },
             None => {
-                let created = make_clone(context, &mut node, resource, words.time).await?;
-                made.note_clone(&node, &created.clone.id);
+                let created = make_clone(context, &target, resource, words.time).await?;
+                made.note_clone(cluster, &created.clone.id);
                 created
             }
         };
         let keypair = Keypair::generate()?;
         let public_key = keypair.public_key();
-        let (certificate, status) = tokio::try_join!(
-            node.relay_certificate(&created.clone.id, public_key),
-            node.status()
-        )?;
-        let identity = Identity::new(keypair, &certificate)?;
-        Ok::<_, Failure>((created, identity, status))
+        let (certificate, servers) = tokio::join!(
+            cluster.relay_certificate(&created.clone.id, public_key),
+            cluster.servers(&created.clone.node)
+        );
+        let identity = Identity::new(keypair, &certificate?)?;
+        Ok::<_, Failure>((created, identity, servers))
     };
-    let (image, (created, identity, status)) = tokio::try_join!(image, clone)?;
+    let (image, (created, identity, servers)) = tokio::try_join!(image, clone)?;
 
-    // Its own node's alone: another node does not pass connections on, and would say that it has no such clone.
-    let ways = [node.address().to_owned(), status.address];
-    let relay = relay::of(before.relay, &before.service, &created.clone, &ways);
+    let relay = relay::of(before.relay, &before.service, &created.clone, &servers);
     let relay = RelayService {
         user: image.user.or(relay.user),
         start_interval: image.start_interval,
@@ -110,12 +130,46 @@ async fn attach(
     attachments.attach(resource, &identity, |text| {
         compose::attach(text, &relay, arguments.force)
     })?;
-    if let Some(replaced) = before.replaced.filter(|replaced| *replaced != relay.clone) {
-        output.say(&format!(
-            "clone {replaced}, which it replaces, is still there; `zdap destroy {replaced}` gives it back"
-        ));
-    }
     Ok(created)
+}
+
+/// Says what becomes of the clone whose place was taken, unless it is gone already. All is done by then: who stops this has
+/// stopped nothing else.
+async fn tell_replaced(context: &Context<'_>, replaced: &Replaced) {
+    context.output.doing("looking for the clone that was replaced");
+    let looking = async { Ok(is_there(context, replaced).await) };
+    let looked = context.until_stopped(looking).await;
+    context.output.rest();
+    let is_there = match looked {
+        Ok(Some(false)) => return,
+        Ok(Some(true)) => "is",
+        Ok(None) | Err(_) => "may be",
+    };
+    let clone = &replaced.clone;
+    context.output.say(&format!(
+        "clone {clone}, which it replaces, {is_there} still there; `zdap destroy {clone}` gives it back"
+    ));
+}
+
+/// Returns whether the clone is there, if its cluster can say.
+async fn is_there(context: &Context<'_>, replaced: &Replaced) -> Option<bool> {
+    let reached = context.reached();
+    let asked = reached
+        .iter()
+        .filter(|cluster| replaced.cluster.as_ref().is_none_or(|id| id == cluster.id()))
+        .map(async |cluster| cluster.clones(false).await);
+    let answers = join_all(asked).await;
+    let clones = answers.iter().flatten().flat_map(|answer| &answer.clones);
+    if clones
+        .into_iter()
+        .any(|clone| clone.id.as_str() == replaced.clone)
+    {
+        return Some(true);
+    }
+    let all_say =
+        |answer: &Result<Clones, NodeError>| answer.as_ref().is_ok_and(|answer| answer.silent.is_empty());
+    // Of which cluster it is has to be known for the silence of the others to mean nothing.
+    (replaced.cluster.is_some() && !answers.is_empty() && answers.iter().all(all_say)).then_some(false)
 }
 
 /// Returns the resource that is to be attached: the subject itself, or, of a clone that is there already, what it is a
@@ -136,8 +190,15 @@ struct Before {
     service: ComposeService,
     /// The relay, as far as it is known without a clone.
     relay: RelayService,
-    /// The clone that `--force` puts aside.
-    replaced: Option<String>,
+    /// What `--force` puts aside.
+    replaced: Option<Replaced>,
+}
+
+/// The clone that was attached before.
+struct Replaced {
+    clone: String,
+    /// None: its relay's identity is lost.
+    cluster: Option<ClusterId>,
 }
 
 impl Before {
@@ -175,36 +236,37 @@ impl Before {
         Ok(Self {
             service,
             relay,
-            replaced: replaced.map(|attached| attached.clone),
+            replaced: replaced.map(|attached| Replaced {
+                clone: attached.clone,
+                cluster: project
+                    .identity(resource)
+                    .map(|identity| identity.cluster().clone()),
+            }),
         })
     }
 }
 
 /// The clone that has been made, to be given back when the rest fails.
 #[derive(Debug, Default)]
-struct Made(OnceLock<(Node, CloneId)>);
+struct Made(OnceLock<(Cluster, CloneId)>);
 
 impl Made {
-    fn note_clone(&self, node: &Node, clone: &CloneId) {
+    fn note_clone(&self, cluster: &Cluster, clone: &CloneId) {
         // There is one a command.
-        let _ = self.0.set((node.clone(), clone.clone()));
+        let _ = self.0.set((cluster.clone(), clone.clone()));
     }
 
     /// Gives back the clone. Where that fails it is said.
     async fn undo(self, context: &Context<'_>) {
-        let Some((node, clone)) = self.0.into_inner() else {
+        let Some((cluster, clone)) = self.0.into_inner() else {
             return;
         };
         context.output.doing(format!("giving back {clone}"));
-        let destroyed = tokio::time::timeout(UNDO_DEADLINE, node.destroy(&clone)).await;
+        let destroyed = tokio::time::timeout(UNDO_DEADLINE, cluster.destroy(&clone)).await;
         let reason = match destroyed {
             Ok(Ok(())) => return,
             Ok(Err(error)) => zdap_proto::refusal::chain(&error),
-            Err(_) => format!(
-                "no answer from {} within {} s",
-                node.address(),
-                UNDO_DEADLINE.as_secs()
-            ),
+            Err(_) => format!("no answer within {} s", UNDO_DEADLINE.as_secs()),
         };
         context.output.warn(&format!(
             "clone {clone} could not be given back ({reason}); later: `zdap destroy {clone}`"
@@ -240,6 +302,7 @@ mod tests {
             clone: &clone,
             r#override: "./docker-compose.override.yml".to_owned(),
             stages: &stages,
+            considered: None,
         };
         assert_eq!(
             serde_json::to_string(&document).unwrap(),

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 use tokio::net::TcpListener;
-use zdap_proto::message::CloneView;
+use zdap_proto::message::{Account, CloneView};
 use zdap_proto::tunnel::Tunnel;
 
 use super::{Found, newest_clone};
@@ -51,9 +51,11 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Connect) -> Result<()
 async fn open(context: &Context<'_>, words: &Words, port: u16) -> Result<(Tunnel, TcpListener), Failure> {
     let listener = listen(port).await?;
     let port = local_port(&listener)?;
-    let origins = context.origins()?;
-    let found = newest_clone(context, &origins, words).await?;
-    let tunnel = tunnel(context, &found)?;
+    let reached = context.reach().await?;
+    let found = newest_clone(context, &reached, words).await?;
+    let account = found.cluster.account(&found.clone.id);
+    let (tunnel, account) = tokio::join!(tunnel(context, &found), account);
+    let tunnel = tunnel?;
     let url = format!("postgres://{}:{port}", Ipv4Addr::LOCALHOST);
     let document = Document {
         url: &url,
@@ -66,7 +68,21 @@ async fn open(context: &Context<'_>, words: &Words, port: u16) -> Result<(Tunnel
         "{} on {}; Ctrl-C ends it",
         found.clone.id, found.clone.node
     ));
+    match account {
+        Ok(account) => context.output.say(&account_line(&account)),
+        Err(error) => tracing::debug!("the account is not known: {}", chain(&error)),
+    }
     Ok((tunnel, listener))
+}
+
+/// Who to be there; the password is nobody's to read over a shoulder.
+fn account_line(account: &Account) -> String {
+    let (user, database) = (&account.user, &account.database);
+    let password = match account.password {
+        Some(_) => "with the password of the resource",
+        None => "without a password",
+    };
+    format!("user `{user}`, database `{database}`, {password}")
 }
 
 /// Listens on 127.0.0.1.
@@ -88,12 +104,12 @@ pub(super) fn local_port(listener: &TcpListener) -> Result<u16, Failure> {
     Ok(address.port())
 }
 
-/// Opens the way to a clone, at its own node.
-pub(super) fn tunnel(context: &Context<'_>, found: &Found) -> Result<Tunnel, Failure> {
+/// Opens the way to a clone, at its own node or through another.
+pub(super) async fn tunnel(context: &Context<'_>, found: &Found) -> Result<Tunnel, Failure> {
     Ok(Tunnel::new(
         context.endpoint()?,
-        found.node.identity().clone(),
-        vec![found.node.address().to_owned()],
+        found.cluster.identity().clone(),
+        found.cluster.servers(&found.clone.node).await,
         found.clone.id.clone(),
     ))
 }
@@ -101,6 +117,19 @@ pub(super) fn tunnel(context: &Context<'_>, found: &Found) -> Result<Tunnel, Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_account_is_told_without_its_password() {
+        let account = Account {
+            user: "postgres".to_owned(),
+            password: Some("secret".to_owned()),
+            database: "orders".to_owned(),
+        };
+        assert_eq!(
+            account_line(&account),
+            "user `postgres`, database `orders`, with the password of the resource"
+        );
+    }
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_named_with_the_way_out() {

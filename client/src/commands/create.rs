@@ -1,10 +1,10 @@
 //! `zdap clone`: a clone that is attached to nothing.
 
 use serde::Serialize;
-use zdap_proto::message::{CloneView, Stages};
+use zdap_proto::message::{CloneView, Considered, Stages};
 use zdap_proto::name::ResourceName;
 
-use super::{choose, make_clone};
+use super::{explain, make_clone, place};
 use crate::cli::CloneArguments;
 use crate::context::Context;
 use crate::error::Failure;
@@ -16,6 +16,8 @@ struct Document<'a> {
     #[serde(flatten)]
     clone: &'a CloneView,
     stages: &'a Stages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    considered: Option<&'a [Considered]>,
 }
 
 /// Makes a clone and prints its id.
@@ -23,14 +25,18 @@ pub(super) async fn run(context: &Context<'_>, arguments: &CloneArguments) -> Re
     let words = Words::parse(&arguments.words)?;
     let resource: ResourceName = words.subject()?.parse()?;
     let output = context.output;
-    let origins = context.origins()?;
-    let mut node = choose(context, &origins, &resource, &words).await?;
-    let created = make_clone(context, &mut node, &resource, words.time).await?;
+    let reached = context.reach().await?;
+    let target = place(context, &reached, &resource, &words).await?;
+    let created = make_clone(context, &target, &resource, words.time).await?;
     let clone = &created.clone;
+    if arguments.explain {
+        output.say_asked(&explain::table_of(&created.considered));
+    }
     output.say(&format!("attach it with `zdap attach --new=false {}`", clone.id));
     let document = Document {
         clone,
         stages: &created.stages,
+        considered: arguments.explain.then_some(&created.considered),
     };
     output.data(clone.id.as_str(), &document)
 }

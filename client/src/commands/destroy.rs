@@ -3,10 +3,10 @@
 use serde::Serialize;
 use zdap_proto::name::CloneId;
 
-use super::{Found, find_clones, no_clone, tell_silent};
+use super::{Found, Whose, find_clones, no_clone, tell_silent};
 use crate::cli::Destroy;
 use crate::context::Context;
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::words::Words;
 use zdap_proto::refusal::chain;
 
@@ -20,15 +20,13 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<()
     let words = Words::parse(&arguments.words)?;
     let subject = words.subject()?.to_owned();
     let output = context.output;
+    let reached = context.reach().await?;
     output.doing(format!("looking for clones of `{subject}`"));
-    let (found, silent) = find_clones(&context.origins()?, &words).await?;
-    tell_silent(output, &silent);
+    let (found, silent) = find_clones(&reached, &words, Whose::OursOrNamed).await?;
     if found.is_empty() {
-        return Err(match silent.is_empty() {
-            true => no_clone(&words),
-            false => no_clone(&words).of_kind(Kind::Unreachable),
-        });
+        return Err(no_clone(&words, &silent));
     }
+    tell_silent(output, &silent);
     if found.len() > 1 && !arguments.all {
         return Err(several(&subject, &found));
     }
@@ -42,9 +40,9 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<()
         true => Vec::new(),
         false => silent.into_iter().map(|silent| silent.reason).collect(),
     };
-    for Found { node, clone } in &found {
+    for Found { cluster, clone } in &found {
         output.doing(format!("destroying {} on {}", clone.id, clone.node));
-        match node.destroy(&clone.id).await {
+        match cluster.destroy(&clone.id).await {
             Ok(()) => {
                 tell_attached(context, &clone.id);
                 destroyed.push(&clone.id);

@@ -2,19 +2,21 @@
 //!
 //! The clone goes first: as long as the override has the service, detaching can be tried again after any failure.
 
-use serde::Serialize;
-use zdap_proto::message::CloneView;
-use zdap_proto::name::{ClusterId, ResourceName};
-use zdap_proto::refusal::RefusalKind;
+mod fate;
 
+use futures_util::future::join_all;
+use serde::Serialize;
+use zdap_proto::name::{ClusterId, ResourceName};
+use zdap_proto::refusal::{RefusalKind, chain};
+
+use self::fate::{Fate, Wanted, ask};
 use super::{Found, tell_silent};
 use crate::attachments::Attachments;
 use crate::cli::Detach;
 use crate::compose::{self, Attached, ComposeError};
 use crate::context::Context;
 use crate::error::{Failure, Kind};
-use crate::node::Node;
-use crate::origin::{OriginError, Silent};
+use crate::origin::{OriginError, Reached, Silent};
 use crate::project::Project;
 
 /// One service and what became of its clone.
@@ -32,9 +34,22 @@ struct Document<'a> {
 
 /// Detaches the services. Should a clone not go back, all stay attached, and what has gone is gone already the next time.
 pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(), Failure> {
-    let project = context.project()?;
     let output = context.output;
-    let attached = selected(&project.attached()?, &arguments.resources)?;
+    let unnamed = arguments.resources.is_empty() && !arguments.all;
+    let project = match unnamed {
+        true => context.project_if_any()?.ok_or_else(|| nothing_named(&[]))?,
+        false => context.project()?,
+    };
+    let attached = project.attached()?;
+    let attached = match (unnamed, arguments.all) {
+        (true, _) => return Err(nothing_named(&attached)),
+        (false, true) => attached,
+        (false, false) => selected(&attached, &arguments.resources)?,
+    };
+    if attached.is_empty() {
+        output.say("nothing is attached in this project");
+        return output.data("", &Document { detached: &[] });
+    }
 
     // Whether it will work, before anything is given away.
     let without = |text: &str| {
@@ -65,14 +80,13 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
         let found = clones
             .iter()
             .find(|found| found.clone.id.as_str() == attached.clone);
-        if let Some(Found { node, clone }) = found {
-            output.doing(format!("destroying {} on {}", clone.id, clone.node));
-            node.destroy(&clone.id).await?;
-        }
         detached.push(Detached {
             resource: attached.service.clone(),
             clone: attached.clone.clone(),
-            destroyed: found.is_some(),
+            destroyed: match found {
+                Some(found) => destroy(context, found, arguments.force).await?,
+                None => false,
+            },
         });
     }
     let resources = attached.iter().map(|attached| attached.resource.parse());
@@ -86,6 +100,43 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
         .collect();
     let document = Document { detached: &detached };
     output.data(&lines.join("\n"), &document)
+}
+
+/// Gives the clone back and returns whether that is done; with `force` nothing depends on it.
+async fn destroy(context: &Context<'_>, found: &Found, force: bool) -> Result<bool, Failure> {
+    let Found { cluster, clone } = found;
+    context
+        .output
+        .doing(format!("destroying {} on {}", clone.id, clone.node));
+    match cluster.destroy(&clone.id).await {
+        Ok(()) => Ok(true),
+        Err(error) if force => {
+            context.output.warn(&format!(
+                "clone {} stays on {}: {}; later: `zdap destroy {}`",
+                clone.id,
+                clone.node,
+                chain(&error),
+                clone.id
+            ));
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn nothing_named(attached: &[Attached]) -> Failure {
+    let names: Vec<&str> = attached
+        .iter()
+        .map(|attached| attached.service.as_str())
+        .collect();
+    let failure = Failure::new("a service is missing").of_kind(Kind::Usage);
+    match names.as_slice() {
+        [] => failure.hinted("nothing is attached in this project"),
+        [first, ..] => failure.hinted(format!(
+            "attached are `{}`; `zdap detach {first}` gives back one, `zdap detach --all` all of them",
+            names.join("`, `")
+        )),
+    }
 }
 
 fn selected(attached: &[Attached], resources: &[String]) -> Result<Vec<Attached>, Failure> {
@@ -114,52 +165,55 @@ fn selected(attached: &[Attached], resources: &[String]) -> Result<Vec<Attached>
 /// leave it there; one that its node does not know is gone.
 async fn reachable(context: &Context<'_>, wanted: &[Wanted], force: bool) -> Result<Vec<Found>, Failure> {
     context.output.doing("looking for the clones");
-    let ask = async |node: &Node| {
-        let (status, clones) = tokio::try_join!(node.status(), node.clones())?;
-        Ok(Answer {
-            name: status.name.to_string(),
-            cluster: status.cluster,
-            owner: node.identity().subject().owner().map(ToString::to_string),
-            clones,
-        })
-    };
-    let mut open: Vec<&Wanted> = wanted.iter().collect();
-    let is_last = |answer: &Answer| {
-        open.retain(|wanted| wanted.fate(answer).is_none());
-        open.is_empty()
-    };
-    let (answers, silent) = match context.origins()?.gather_until(None, ask, is_last).await {
-        Ok(gathered) => (gathered.answers, gathered.silent),
-        Err(OriginError::NoneReached { silent }) => (Vec::new(), silent),
-        Err(OriginError::NoneSet) => (Vec::new(), Vec::new()),
+    let Reached { clusters, mut silent } = match context.origins()?.reach().await {
+        Ok(reached) => reached,
+        Err(OriginError::NoneReached { silent }) => Reached {
+            clusters: Vec::new(),
+            silent,
+        },
+        Err(OriginError::NoneSet) => Reached {
+            clusters: Vec::new(),
+            silent: Vec::new(),
+        },
         Err(error) => return Err(error.into()),
     };
+    for cluster in &clusters {
+        context.learn_from(cluster);
+    }
+    let mut answers = Vec::new();
+    for (cluster, answer) in clusters.iter().zip(join_all(clusters.iter().map(ask)).await) {
+        match answer {
+            Ok(answer) => answers.push((cluster, answer)),
+            Err(error) => silent.push(Silent::failed(cluster.node().await.address(), &error)),
+        }
+    }
+    silent.extend(answers.iter().flat_map(|(_, answer)| answer.silent.clone()));
     let mut found = Vec::new();
     let mut missing = Vec::new();
     for wanted in wanted {
         let mut fates = answers
             .iter()
-            .filter_map(|(node, answer)| Some((node, wanted.fate(answer)?)))
+            .filter_map(|(cluster, answer)| Some((*cluster, wanted.fate(answer)?)))
             .collect::<Vec<_>>();
-        // A node that has it knows better than one that does not.
+        // A cluster that has it knows better than one that does not.
         fates.sort_by_key(|(_, fate)| !matches!(fate, Fate::There(_)));
         let attached = &wanted.attached;
         match fates.into_iter().next() {
-            Some((node, Fate::There(clone))) => found.push(Found {
-                node: node.clone(),
+            Some((cluster, Fate::There(clone))) => found.push(Found {
+                cluster: cluster.clone(),
                 clone: *clone,
             }),
-            Some((_, Fate::Gone)) => {
+            Some((_, Fate::Gone)) if !wanted.may_be_at(&silent) => {
                 let gone = format!("clone {} is gone already", attached.clone);
                 context.output.say(&gone);
             }
             Some((_, Fate::OfAnother(owner))) if !force => return Err(of_another(attached, &owner)),
-            Some((_, Fate::OfAnother(_))) | None => missing.push(attached),
+            Some((_, Fate::Gone | Fate::OfAnother(_))) | None => missing.push(attached),
         }
     }
     match (missing.is_empty(), force) {
         (true, _) => Ok(found),
-        (false, false) => Err(unreachable(&missing, &silent)),
+        (false, false) => Err(unreachable(&missing, &silent, !clusters.is_empty())),
         (false, true) => {
             tell_silent(context.output, &silent);
             for attached in missing {
@@ -169,54 +223,6 @@ async fn reachable(context: &Context<'_>, wanted: &[Wanted], force: bool) -> Res
                 ));
             }
             Ok(found)
-        }
-    }
-}
-
-/// A clone to be given back.
-struct Wanted {
-    attached: Attached,
-    /// None: its relay's identity is lost.
-    cluster: Option<ClusterId>,
-}
-
-/// What one node says, and to whom.
-struct Answer {
-    name: String,
-    cluster: ClusterId,
-    owner: Option<String>,
-    clones: Vec<CloneView>,
-}
-
-/// What has become of a clone.
-#[derive(Debug, PartialEq)]
-enum Fate {
-    There(Box<CloneView>),
-    Gone,
-    /// It is not ours to see: we are somebody else to its node now.
-    OfAnother(String),
-}
-
-impl Wanted {
-    /// Returns what the answer says of the clone; nothing if it is another node's. Names of nodes repeat across clusters.
-    fn fate(&self, answer: &Answer) -> Option<Fate> {
-        let clone = answer
-            .clones
-            .iter()
-            .find(|clone| clone.id.as_str() == self.attached.clone);
-        if let Some(clone) = clone {
-            return Some(Fate::There(Box::new(clone.clone())));
-        }
-        let is_cluster = self
-            .cluster
-            .as_ref()
-            .is_none_or(|cluster| *cluster == answer.cluster);
-        if answer.name != self.attached.node || !is_cluster {
-            return None;
-        }
-        match &answer.owner {
-            Some(owner) if *owner != self.attached.owner => Some(Fate::OfAnother(owner.clone())),
-            Some(_) | None => Some(Fate::Gone),
         }
     }
 }
@@ -236,7 +242,7 @@ fn of_another(attached: &Attached, owner: &str) -> Failure {
     .hinted("`--force` gives the service back and leaves the clone on its node")
 }
 
-fn unreachable(missing: &[&Attached], silent: &[Silent]) -> Failure {
+fn unreachable(missing: &[&Attached], silent: &[Silent], is_any_reached: bool) -> Failure {
     let clones = missing
         .iter()
         .map(|attached| format!("{} on {}", attached.clone, attached.node));
@@ -247,16 +253,18 @@ fn unreachable(missing: &[&Attached], silent: &[Silent]) -> Failure {
         clones.join(", "),
         reasons.collect::<String>()
     ))
-    .of_kind(Kind::Unreachable)
+    .of_kind(match is_any_reached {
+        true => Kind::Refused(RefusalKind::Unavailable),
+        false => Kind::Unreachable,
+    })
     .hinted("try again later, or detach with `--force` and leave the clone on its node")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::tests::clone_view;
 
-    fn attached(service: &str) -> Attached {
+    pub(super) fn attached(service: &str) -> Attached {
         Attached {
             service: service.to_owned(),
             resource: service.to_owned(),
@@ -283,59 +291,37 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_is_named_it_is_said_what_could_be() {
+        let failure = nothing_named(&[attached("orders"), attached("users")]);
+        assert_eq!(failure.kind.exit_code(), 2);
+        assert_eq!(
+            failure.hint.as_deref(),
+            Some(
+                "attached are `orders`, `users`; `zdap detach orders` gives back one, `zdap detach --all` all of them"
+            )
+        );
+    }
+
+    #[test]
     fn a_service_that_is_named_twice_is_detached_once() {
         let twice = ["orders".to_owned(), "orders".to_owned()];
         assert_eq!(selected(&[attached("orders")], &twice).unwrap().len(), 1);
     }
 
-    fn answer(node: &str, cluster: &str, owner: &str) -> Answer {
-        Answer {
-            name: node.to_owned(),
-            cluster: cluster.parse().unwrap(),
-            owner: Some(owner.to_owned()),
-            clones: Vec::new(),
-        }
-    }
-
     #[test]
-    fn only_its_own_node_can_say_that_a_clone_is_gone() {
-        let wanted = Wanted {
-            attached: attached("orders"),
-            cluster: Some("abc".parse().unwrap()),
-        };
-        assert_eq!(wanted.fate(&answer("db1", "abc", "ada")), Some(Fate::Gone));
-        assert_eq!(wanted.fate(&answer("db2", "abc", "ada")), None);
+    fn the_clone_of_ones_former_name_is_named_with_both_names() {
         assert_eq!(
-            wanted.fate(&answer("db1", "xyz", "ada")),
-            None,
-            "another cluster's db1"
-        );
-        let clone = clone_view("orders-k3v9x2mq", "2026-11-22T13:39:25Z", "2026-11-22T04:00:00Z");
-        let there = Answer {
-            clones: vec![clone.clone()],
-            ..answer("db1", "abc", "ada")
-        };
-        assert_eq!(wanted.fate(&there), Some(Fate::There(Box::new(clone))));
-    }
-
-    #[test]
-    fn the_clone_of_ones_former_name_is_not_taken_for_gone() {
-        let wanted = Wanted {
-            attached: attached("orders"),
-            cluster: None,
-        };
-        let fate = wanted.fate(&answer("db1", "abc", "bob"));
-        assert_eq!(fate, Some(Fate::OfAnother("bob".to_owned())));
-        assert_eq!(
-            of_another(&wanted.attached, "bob").message,
+            of_another(&attached("orders"), "bob").message,
             "clone orders-k3v9x2mq on db1 belongs to ada; you are bob there"
         );
     }
 
     #[test]
     fn a_clone_out_of_reach_is_named_with_its_node() {
-        let failure = unreachable(&[&attached("orders")], &[]);
+        let failure = unreachable(&[&attached("orders")], &[], false);
         assert_eq!(failure.kind.exit_code(), 3);
+        let others_answer = unreachable(&[&attached("orders")], &[], true);
+        assert_eq!(others_answer.kind.exit_code(), 1);
         assert_eq!(
             failure.message,
             "no way to orders-k3v9x2mq on db1; nothing was changed"

@@ -3,19 +3,21 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use futures_util::future::try_join_all;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use zdap_proto::message::{CloneState, CloneView, ResourceView, SnapshotView};
-use zdap_proto::name::ResourceName;
+use zdap_proto::name::{CloneId, NodeName, ResourceName, UserName};
 
 use super::tree::Tree;
-use super::{Found, find_clones, relay, tell_silent};
+use super::{Found, Whose, ask_each, find_clones, relay, tell_silent};
 use crate::cli::{Format, ListArguments};
+use crate::cluster::Cluster;
 use crate::compose::{self, ComposeService};
 use crate::context::Context;
 use crate::error::Failure;
-use crate::node::Node;
-use crate::origin::Gathered;
+use crate::node::NodeError;
+use crate::origin::{Reached, Target};
 use crate::project::Project;
 use crate::words::Words;
 
@@ -23,14 +25,26 @@ use crate::words::Words;
 pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking the nodes for their resources");
-    let gathered = context.origins()?;
-    let gathered = gathered.gather(words.pin.as_ref(), async |node: &Node| node.resources().await);
-    let mut views: Vec<ResourceView> = answers(context, gathered.await?);
+    let reached = context.reach().await?;
+    context.output.doing("asking for the resources");
+    let asked = ask_all(
+        context,
+        &reached,
+        &words,
+        async |cluster| cluster.resources().await,
+        |view| &view.node,
+    );
+    let mut views: Vec<ResourceView> = asked.await?;
     views.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
     views.dedup_by(|a, b| (&a.node, &a.name) == (&b.node, &b.name));
     views.retain(|view| scope.has(&view.name, None));
     scope.tell_hidden(context);
+    if views.is_empty() {
+        let hint = "an administrator describes them in files on a node";
+        scope
+            .tell_empty(context, arguments, &reached, "resources", hint)
+            .await;
+    }
     show(context, arguments.format, &views, |view| {
         let alias = view.alias.as_ref().map(|alias| format!(" ({alias})"));
         let newest = match view.snapshots.as_slice() {
@@ -50,13 +64,11 @@ pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) 
 pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking the nodes for their snapshots");
-    let origins = context.origins()?;
+    let reached = context.reach().await?;
+    context.output.doing("asking for the snapshots");
     let resource: Option<ResourceName> = words.subject.as_deref().map(str::parse).transpose()?;
-    let gathered = origins.gather(words.pin.as_ref(), async |node: &Node| {
-        node.snapshots(resource.clone()).await
-    });
-    let mut views: Vec<SnapshotView> = answers(context, gathered.await?);
+    let ask = async |cluster: &Cluster| cluster.snapshots(resource.clone()).await;
+    let mut views: Vec<SnapshotView> = ask_all(context, &reached, &words, ask, |view| &view.node).await?;
     let key = |view: &SnapshotView| {
         let newest_first = Reverse(view.taken_at);
         (view.node.clone(), view.resource.clone(), newest_first)
@@ -68,6 +80,12 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
         is_time && scope.has(&view.resource, None)
     });
     scope.tell_hidden(context);
+    if views.is_empty() {
+        let hint = "an administrator makes one on a node: `zdapd create snap RES`";
+        scope
+            .tell_empty(context, arguments, &reached, "snapshots", hint)
+            .await;
+    }
     show(context, arguments.format, &views, |view| {
         let clones = match view.clones {
             0 => String::new(),
@@ -86,8 +104,13 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
 pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
     let words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
-    context.output.doing("asking the nodes for your clones");
-    let (mut found, silent) = find_clones(&context.origins()?, &words).await?;
+    let reached = context.reach().await?;
+    context.output.doing("asking for the clones");
+    let whose = match arguments.all {
+        true => Whose::Everybodys,
+        false => Whose::OursOrNamed,
+    };
+    let (mut found, silent) = find_clones(&reached, &words, whose).await?;
     tell_silent(context.output, &silent);
     found.retain(|found| scope.has(&found.clone.resource, Some(&found.clone)));
     found.sort_by(|a, b| {
@@ -102,9 +125,20 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
         key(a).cmp(&key(b))
     });
     scope.tell_hidden(context);
-    if arguments.format == Format::Yaml && !context.output.is_json() {
-        return context.output.data(&as_services(&scope, &found)?, &());
+    if found.is_empty() {
+        let hint = "`zdap attach RES` or `zdap clone RES` makes one";
+        scope
+            .tell_empty(context, arguments, &reached, "clones", hint)
+            .await;
     }
+    if arguments.format == Format::Yaml && !context.output.is_json() {
+        return context.output.data(&as_services(&scope, &found).await?, &());
+    }
+    let ours: BTreeSet<&UserName> = reached
+        .clusters
+        .iter()
+        .filter_map(|cluster| cluster.identity().subject().owner())
+        .collect();
     let views: Vec<&CloneView> = found.iter().map(|found| &found.clone).collect();
     show(context, arguments.format, &views, |view| {
         let attached = match scope.attached.contains(view.id.as_str()) {
@@ -116,12 +150,16 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
             CloneState::Creating => ", still being made",
             CloneState::Destroying => ", on its way out",
         };
+        let owner = match ours.contains(&view.owner) {
+            true => String::new(),
+            false => format!(", {}'s", view.owner),
+        };
         vec![
             view.node.to_string(),
             view.resource.to_string(),
             view.snapshot.to_string(),
             format!(
-                "{}  made {}{state}{attached}",
+                "{}  made {}{owner}{state}{attached}",
                 view.id,
                 view.created_at.format("%Y-%m-%dT%H:%M:%SZ")
             ),
@@ -197,6 +235,30 @@ impl Scope {
         shown
     }
 
+    /// Says that there is nothing, so that it is not taken for a failure; and of what, in case it is mistyped.
+    async fn tell_empty(
+        &self,
+        context: &Context<'_>,
+        arguments: &ListArguments,
+        reached: &Reached,
+        what: &str,
+        hint: &str,
+    ) {
+        let is_talk = !context.output.is_json() && arguments.format != Format::Json;
+        if !self.hidden.is_empty() || !is_talk {
+            return;
+        }
+        context.output.say(&match &self.subject {
+            Some(subject) if subject.parse::<CloneId>().is_err() && !is_resource(reached, subject).await => {
+                format!(
+                    "there is no resource `{subject}`; `zdap list resources --all` shows those that there are"
+                )
+            }
+            Some(subject) => format!("no {what} of `{subject}`; {hint}"),
+            None => format!("no {what}; {hint}"),
+        });
+    }
+
     fn tell_hidden(&self, context: &Context<'_>) {
         if !self.hidden.is_empty() {
             let names: Vec<&str> = self.hidden.iter().map(String::as_str).collect();
@@ -208,13 +270,34 @@ impl Scope {
     }
 }
 
-fn answers<T>(context: &Context<'_>, gathered: Gathered<Vec<T>>) -> Vec<T> {
-    tell_silent(context.output, &gathered.silent);
-    gathered
-        .answers
-        .into_iter()
-        .flat_map(|(_, views)| views)
-        .collect()
+/// Asks every cluster, and leaves out what is on other nodes than the pinned one.
+async fn ask_all<T: Clone>(
+    context: &Context<'_>,
+    reached: &Reached,
+    words: &Words,
+    ask: impl AsyncFn(&Cluster) -> Result<Vec<T>, NodeError>,
+    node: fn(&T) -> &NodeName,
+) -> Result<Vec<T>, Failure> {
+    let targets = reached.targets(words.pin.as_ref()).await?;
+    let ask = async |target: &Target| {
+        let mut views = ask(&target.cluster).await?;
+        views.retain(|view| target.counts(node(view)));
+        Ok(views)
+    };
+    Ok(ask_each(context.output, &targets, ask).await?.concat())
+}
+
+/// Returns whether there is such a resource, as far as can be said.
+async fn is_resource(reached: &Reached, name: &str) -> bool {
+    let asked = reached
+        .clusters
+        .iter()
+        .map(async |cluster| cluster.resources().await);
+    let is_it = |view: &ResourceView| view.name.as_str() == name || view.alias.as_deref() == Some(name);
+    match try_join_all(asked).await {
+        Ok(views) => views.iter().flatten().any(is_it),
+        Err(_) => true,
+    }
 }
 
 fn show<T: Serialize>(
@@ -238,33 +321,32 @@ fn show<T: Serialize>(
 }
 
 /// The clones as compose services, a YAML document each.
-fn as_services(scope: &Scope, found: &[Found]) -> Result<String, Failure> {
+async fn as_services(scope: &Scope, found: &[Found]) -> Result<String, Failure> {
     let compose_text = match &scope.project {
         Some(project) => compose::read(&project.compose)?,
         None => String::new(),
     };
     let environment = scope.project.as_ref().map(Project::environment);
     let variable = |name: &str| environment.as_ref().and_then(|environment| environment(name));
-    let document = |Found { node, clone }: &Found| {
+    let mut documents = Vec::new();
+    for Found { cluster, clone } in found {
         let name = clone.resource.as_str();
         let service = compose::service(&compose_text, name, &variable);
         let service = service.unwrap_or_else(|_| ComposeService::new(name));
-        let addresses = [node.address().to_owned()];
         let relay = relay::of(
             relay::draft(&service, &clone.resource),
             &service,
             clone,
-            &addresses,
+            &cluster.servers(&clone.node).await,
         );
-        Ok(format!(
+        documents.push(format!(
             "# {} needs an identity in {}: `zdap attach --new=false {name} {} @{}` issues it\n{}",
             clone.id,
             relay.identity_dir,
             clone.snapshot,
             clone.node,
             relay.as_services()?
-        ))
-    };
-    let documents: Result<Vec<String>, Failure> = found.iter().map(document).collect();
-    Ok(documents?.join("---\n"))
+        ));
+    }
+    Ok(documents.join("---\n"))
 }

@@ -6,27 +6,36 @@ mod connect;
 mod create;
 mod destroy;
 mod detach;
+mod enrol;
+mod explain;
 mod init;
 mod list;
+mod nodes;
 mod origins;
 mod psql;
 mod relay;
 mod relay_image;
+mod renew;
+mod table;
 mod tree;
 mod user;
 
 use std::cmp::Reverse;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use chrono::SubsecRound;
+use futures_util::future::join_all;
 use zdap_proto::message::{CloneView, Progress};
 use zdap_proto::name::{ResourceName, SnapshotTime};
+use zdap_proto::refusal::RefusalKind;
 
 use crate::cli::{Add, Command, List, Remove, Set};
+use crate::cluster::{Cluster, Created};
 use crate::context::Context;
 use crate::error::{Failure, Kind};
-use crate::node::{Created, Node};
-use crate::origin::{Gathered, Origins, Silent};
+use crate::node::NodeError;
+use crate::origin::{Reached, Silent, Target};
 use crate::output::Output;
 use crate::words::Words;
 
@@ -46,6 +55,7 @@ pub async fn run(context: &Context<'_>, command: Command) -> Result<ExitCode, Fa
         }
         Command::Remove(Remove::Origin { address }) => origins::remove(context, &address),
         Command::List(List::Origins) => context.until_stopped(origins::list(context)).await,
+        Command::List(List::Nodes) => context.until_stopped(nodes::list(context)).await,
         Command::List(List::Resources(arguments)) => {
             context.until_stopped(list::resources(context, &arguments)).await
         }
@@ -61,81 +71,197 @@ pub async fn run(context: &Context<'_>, command: Command) -> Result<ExitCode, Fa
         Command::Clone(arguments) => context.until_stopped(create::run(context, &arguments)).await,
         Command::Destroy(arguments) => context.until_stopped(destroy::run(context, &arguments)).await,
         Command::Connect(arguments) => connect::run(context, &arguments).await,
-        Command::Psql(arguments) => return psql::run(context, &arguments).await,
+        Command::Psql(arguments) => {
+            let code = psql::run(context, &arguments).await?;
+            renew::what_is_due(context).await;
+            return Ok(code);
+        }
         Command::AutoComplete { shell } => auto_complete::run(context, shell),
     };
-    done.map(|()| ExitCode::SUCCESS)
+    done?;
+    renew::what_is_due(context).await;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// One clone and a node that knows it.
+/// Asks the clusters. Those that do not answer are named; where none does, the first says why.
+async fn ask_each<T>(
+    output: &Output,
+    targets: &[Target],
+    ask: impl AsyncFn(&Target) -> Result<T, NodeError>,
+) -> Result<Vec<T>, Failure> {
+    let (mut answers, mut failed) = (Vec::new(), Vec::new());
+    let asked = targets.iter().map(|target| ask(target));
+    for (target, answer) in targets.iter().zip(join_all(asked).await) {
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(error) => failed.push((target, error)),
+        }
+    }
+    for (target, error) in failed {
+        if answers.is_empty() {
+            return Err(error.into());
+        }
+        let node = target.cluster.node().await;
+        output.warn(&Silent::failed(node.address(), &error).reason);
+    }
+    Ok(answers)
+}
+
+/// One clone and its cluster.
 #[derive(Debug, Clone)]
 struct Found {
-    node: Node,
+    cluster: Cluster,
     clone: CloneView,
 }
 
-/// Returns our clones that the words fit, the newest first, and which nodes could not be asked.
-async fn find_clones(origins: &Origins, words: &Words) -> Result<(Vec<Found>, Vec<Silent>), Failure> {
-    // An id is that of one clone; where it was found the others have nothing to say.
-    let is_found = |clones: &Vec<CloneView>| {
-        let mut ids = clones.iter().map(|clone| clone.id.as_str());
-        ids.any(|id| words.subject.as_deref() == Some(id))
-    };
-    let ask = async |node: &Node| node.clones().await;
-    let gathered = origins.gather_until(words.pin.as_ref(), ask, is_found);
-    let Gathered { answers, silent } = gathered.await?;
-    let all = answers.into_iter().flat_map(|(node, clones)| {
-        let found = move |clone| Found {
-            node: node.clone(),
-            clone,
-        };
-        clones.into_iter().map(found)
+/// Whose clones are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Ours, and for an admin also somebody else's that is named by its id.
+    OursOrNamed,
+    /// For an admin everybody's.
+    Everybodys,
+}
+
+/// Returns the clones that the words fit, the newest first, and which nodes could not be asked.
+async fn find_clones(
+    reached: &Reached,
+    words: &Words,
+    whose: Whose,
+) -> Result<(Vec<Found>, Vec<Silent>), Failure> {
+    let targets = reached.targets(words.pin.as_ref()).await?;
+    let asked = targets.iter().map(async |target| {
+        let is_admin = target.cluster.identity().subject().is_admin();
+        let is_wide = whose == Whose::Everybodys || words.subject.is_some();
+        target.cluster.clones(is_admin && is_wide).await
     });
-    let mut found: Vec<Found> = all.filter(|found| fits(&found.clone, words)).collect();
-    // A node that is known by two addresses answers twice.
-    found.sort_by(|a, b| a.clone.id.cmp(&b.clone.id));
-    found.dedup_by(|a, b| a.clone.id == b.clone.id);
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
+    let answers = join_all(asked).await;
+    let is_any_heard = answers.iter().any(Result::is_ok);
+    for (target, answer) in targets.iter().zip(answers) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) if is_any_heard => {
+                let node = target.cluster.node().await;
+                silent.push(Silent::failed(node.address(), &error));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let ours = target.cluster.identity().subject().owner();
+        let counts = |clone: &CloneView| {
+            let is_wanted = whose == Whose::Everybodys
+                || ours == Some(&clone.owner)
+                || words.subject.as_deref() == Some(clone.id.as_str());
+            is_wanted && target.counts(&clone.node) && fits(clone, words)
+        };
+        found.extend(answer.clones.into_iter().filter(counts).map(|clone| Found {
+            cluster: target.cluster.clone(),
+            clone,
+        }));
+        let pinned = answer
+            .silent
+            .into_iter()
+            .filter(|silent| target.counts(&silent.node));
+        silent.extend(pinned.map(Silent::from));
+    }
     found.sort_by_key(|found| Reverse(found.clone.created_at));
+    // An id is that of one clone; where it was found the others have nothing to say.
+    let is_named = |found: &Found| words.subject.as_deref() == Some(found.clone.id.as_str());
+    if found.iter().any(is_named) {
+        silent.clear();
+    }
     Ok((found, silent))
 }
 
-/// Chooses the node to make a clone on.
-async fn choose(
+/// Chooses the cluster to make a clone in: the first that has the resource.
+async fn place(
     context: &Context<'_>,
-    origins: &Origins,
+    reached: &Reached,
     resource: &ResourceName,
     words: &Words,
-) -> Result<Node, Failure> {
+) -> Result<Target, Failure> {
     let output = context.output;
     output.doing(format!("finding a node for `{resource}`"));
-    let (node, silent) = origins.choose(words.pin.as_ref(), resource, words.time).await?;
-    tell_silent(output, &silent);
-    Ok(node)
+    let targets = reached.targets(words.pin.as_ref()).await?;
+    let mut having = Vec::new();
+    if targets.len() > 1 {
+        let asked = targets
+            .iter()
+            .map(async |target| target.cluster.resources().await);
+        for (target, resources) in targets.iter().zip(join_all(asked).await) {
+            if resources.is_ok_and(|resources| resources.iter().any(|view| view.name == *resource)) {
+                having.push(target);
+            }
+        }
+    }
+    if let [first, others @ ..] = having.as_slice()
+        && !others.is_empty()
+    {
+        let others: Vec<&str> = others.iter().map(|other| other.cluster.id().as_str()).collect();
+        output.say(&format!(
+            "`{resource}` is in several clusters; taking {}, not {} (`@node` takes another)",
+            first.cluster.id(),
+            others.join(", ")
+        ));
+    }
+    // Where none has it, the first says so itself.
+    let chosen = having.into_iter().next().or_else(|| targets.first()).cloned();
+    chosen.ok_or_else(|| Failure::not_found(format!("no cluster has `{resource}`")))
 }
 
 /// Has a clone made there. Should the command end early, the node will have heard of it.
 async fn make_clone(
     context: &Context<'_>,
-    node: &mut Node,
+    target: &Target,
     resource: &ResourceName,
     snapshot: Option<SnapshotTime>,
 ) -> Result<Created, Failure> {
     let output = context.output;
-    output.doing(format!("cloning `{resource}` on {}", node.address()));
-    let asking = |node: &Node| context.note_maker(node);
+    output.doing(format!("cloning `{resource}`"));
+    let Target { cluster, node } = target;
+    context.note_maker(cluster);
     let progress = |step: Progress| output.doing(step.stage);
-    Ok(node.create_clone(resource, snapshot, asking, progress).await?)
+    let doubt = Doubt {
+        output,
+        is_open: AtomicBool::new(false),
+    };
+    Ok(cluster
+        .create_clone(resource, snapshot, node.clone(), &doubt.is_open, progress)
+        .await?)
+}
+
+/// Whether a clone may be there that we were not told of. However the command goes on or ends, it is said.
+struct Doubt<'a> {
+    output: &'a Output,
+    is_open: AtomicBool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if *self.is_open.get_mut() {
+            self.output.warn(
+                "the clone may have been made all the same: `zdap list clones --all` shows it once all nodes answer, \
+                 and `zdap destroy` gives it back",
+            );
+        }
+    }
 }
 
 /// Returns the newest of our clones that the words fit.
-async fn newest_clone(context: &Context<'_>, origins: &Origins, words: &Words) -> Result<Found, Failure> {
+async fn newest_clone(context: &Context<'_>, reached: &Reached, words: &Words) -> Result<Found, Failure> {
     let subject = words.subject()?;
     context
         .output
         .doing(format!("looking for a clone of `{subject}`"));
-    let (found, silent) = find_clones(origins, words).await?;
-    tell_silent(context.output, &silent);
-    found.into_iter().next().ok_or_else(|| no_clone(words))
+    let (found, silent) = find_clones(reached, words, Whose::OursOrNamed).await?;
+    match found.into_iter().next() {
+        Some(found) => {
+            tell_silent(context.output, &silent);
+            Ok(found)
+        }
+        None => Err(no_clone(words, &silent)),
+    }
 }
 
 /// A clone's id fits that clone, a resource all its clones; a time fits when the clone or its snapshot was made.
@@ -149,7 +275,7 @@ fn fits(clone: &CloneView, words: &Words) -> bool {
     is_subject && is_time
 }
 
-fn no_clone(words: &Words) -> Failure {
+fn no_clone(words: &Words, silent: &[Silent]) -> Failure {
     let subject = words.subject.as_deref().unwrap_or_default();
     let time = words.time.map(|time| format!(" of {time}")).unwrap_or_default();
     let pin = words
@@ -157,8 +283,16 @@ fn no_clone(words: &Words) -> Failure {
         .as_ref()
         .map(|pin| format!(" on {pin}"))
         .unwrap_or_default();
-    Failure::not_found(format!("you have no clone `{subject}`{time}{pin}"))
-        .hinted("`zdap list clones --all` shows yours")
+    let none = format!("you have no clone `{subject}`{time}{pin}");
+    let failure = match silent {
+        [] => Failure::not_found(none),
+        silent => {
+            let reasons: String = silent.iter().map(|silent| format!("\n  {silent}")).collect();
+            Failure::new(format!("{none} on the nodes that answered{reasons}"))
+                .of_kind(Kind::Refused(RefusalKind::Unavailable))
+        }
+    };
+    failure.hinted("`zdap list clones --all` shows yours")
 }
 
 /// Names the nodes that did not answer.
@@ -170,7 +304,7 @@ fn tell_silent(output: &Output, silent: &[Silent]) {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use zdap_proto::message::CloneState;
+    use zdap_proto::message::{CloneState, SilentNode};
 
     use super::*;
 
@@ -228,10 +362,20 @@ pub(crate) mod tests {
 
     #[test]
     fn what_was_not_found_is_named_with_all_its_words() {
-        let failure = no_clone(&words(&["orders", "2026-11-22T13:39:25Z", "@db1"]));
+        let words = words(&["orders", "2026-11-22T13:39:25Z", "@db1"]);
+        let failure = no_clone(&words, &[]);
         assert_eq!(
             failure.message,
             "you have no clone `orders` of 2026-11-22T13:39:25Z on @db1"
+        );
+        let silent = SilentNode {
+            node: "db1".parse().unwrap(),
+            reason: "it is down".to_owned(),
+        };
+        assert_eq!(
+            no_clone(&words, &[silent.into()]).message,
+            "you have no clone `orders` of 2026-11-22T13:39:25Z on @db1 on the nodes that answered\n  \
+             db1 does not answer: it is down"
         );
     }
 }

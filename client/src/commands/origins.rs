@@ -2,25 +2,24 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
-use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
 use indicatif::BinaryBytes;
 use serde::Serialize;
-use zdap_proto::connect::{ConnectError, connect_for_enrol, explain};
-use zdap_proto::frame::{self, FrameError, REPLY_CAP, REQUEST_CAP};
-use zdap_proto::identity::{Identity, Keypair};
-use zdap_proto::message::{EnrolReply, EnrolRequest, Enrolled, NodeStatus, Wanted};
-use zdap_proto::name::ClusterId;
-use zdap_proto::token::Token;
-use zdap_proto::transport::remote;
-
-use super::user::default_name;
-use crate::context::Context;
-use crate::error::{Failure, Kind};
-use crate::node::{Node, NodeError};
-use crate::words::address;
+use zdap_proto::connect::ConnectError;
+use zdap_proto::identity::Identity;
+use zdap_proto::message::NodeView;
+use zdap_proto::name::{ClusterId, NodeName};
 use zdap_proto::refusal::chain;
+use zdap_proto::token::Token;
+
+use super::enrol::enrol;
+use super::nodes::{self, NodeDocument};
+use super::table::table;
+use crate::cluster::Cluster;
+use crate::context::Context;
+use crate::error::Failure;
+use crate::origin::{Silent, Visit};
+use crate::settings::{Forgotten, Settings};
+use crate::words::address;
 
 /// What was added; part of the contract.
 #[derive(Serialize)]
@@ -33,123 +32,122 @@ struct Added<'a> {
 /// Enrols with a token, or adds a node of a cluster that we are enrolled in.
 pub(super) async fn add(context: &Context<'_>, origin: &str, token: Option<&str>) -> Result<(), Failure> {
     match token {
-        None if looks_like_a_token(origin) => enrol(context, origin.parse()?).await,
+        None if looks_like_a_token(origin) => join(context, read_token(origin)?, None).await,
         None => add_address(context, address(origin)?).await,
-        Some(token) => enrol(context, with_address(token.parse()?, address(origin)?)).await,
+        Some(token) => join(context, token.parse()?, Some(address(origin)?)).await,
     }
 }
 
 /// Forgets an address.
 pub(super) fn remove(context: &Context<'_>, origin: &str) -> Result<(), Failure> {
     let wanted = address(origin)?;
-    let (removed, left) = context.home.change(|settings| {
-        let before = settings.origins.len();
-        settings.origins.retain(|origin| origin.address != wanted);
-        let left: Vec<String> = settings
-            .origins
-            .iter()
-            .map(|origin| origin.address.clone())
-            .collect();
-        (left.len() < before, left)
+    let (forgotten, left) = context.home.change(|settings| {
+        let forgotten = settings.forget(&wanted);
+        let left = settings.origins.iter().map(|origin| origin.address.clone());
+        (forgotten, left.collect::<Vec<_>>())
     })?;
-    if !removed {
-        let hint = match left.as_slice() {
-            [] => "none is set".to_owned(),
-            left => format!("set are {}", left.join(", ")),
-        };
-        return Err(Failure::not_found(format!("`{wanted}` is not among the origins")).hinted(hint));
+    match forgotten {
+        Forgotten::Gone(also) => {
+            context.output.say(&format!("removed {wanted}"));
+            if let Some(another) = also.first() {
+                context.output.say(&format!(
+                    "it was the last origin of its cluster, whose other nodes are forgotten too: {}; \
+                     `zdap add origin {another}` brings them back",
+                    also.join(", ")
+                ));
+            }
+            let document = serde_json::json!({ "removed": wanted, "origins": left });
+            context.output.data("", &document)
+        }
+        Forgotten::Learned(origins) => Err(Failure::not_found(format!(
+            "`{wanted}` was not added: it is a node of the cluster of {}",
+            origins.join(", ")
+        ))
+        .hinted("with its last origin the whole cluster is forgotten")),
+        Forgotten::Unknown => {
+            let hint = match left.as_slice() {
+                [] => "none is set".to_owned(),
+                left => format!("set are {}", left.join(", ")),
+            };
+            Err(Failure::not_found(format!("`{wanted}` is not among the origins")).hinted(hint))
+        }
     }
-    context.output.say(&format!("removed {wanted}"));
-    context
-        .output
-        .data("", &serde_json::json!({ "removed": wanted, "origins": left }))
 }
 
-/// One origin and whether it answers; part of the contract.
+/// One address and whether it answers; part of the contract.
 #[derive(Serialize)]
 struct OriginDocument<'a> {
     address: &'a str,
     cluster: &'a ClusterId,
     connected: bool,
     error: Option<&'a str>,
-    node: Option<&'a NodeStatus>,
+    node: Option<NodeDocument<'a>>,
+    #[serde(skip)]
+    view: Option<&'a NodeView>,
+    #[serde(skip)]
+    name: Option<NodeName>,
 }
 
-/// Shows the origins and whether they answer.
+/// Shows all addresses that are known, whose they are, and whether they answer.
 pub(super) async fn list(context: &Context<'_>) -> Result<(), Failure> {
     context.output.doing("asking the nodes how they are");
-    let origins = context.origins()?;
-    let statuses = origins.statuses().await;
-    let documents: Vec<OriginDocument<'_>> = statuses
+    let settings = context.home.settings()?;
+    let visits = context.origins()?.visit_all().await;
+    for cluster in settings.known_clusters() {
+        let mut answered = visits.iter().filter(|visit| visit.cluster == cluster);
+        if let Some((address, nodes)) = answered.find_map(|visit| {
+            let (_, nodes) = visit.result.as_ref().ok()?;
+            Some((&visit.address, nodes))
+        }) {
+            context.home.learn(&cluster, address, nodes);
+        }
+    }
+    let documents: Vec<OriginDocument<'_>> = visits
         .iter()
-        .map(|(way, status)| OriginDocument {
-            address: &way.address,
-            cluster: &way.cluster,
-            connected: status.is_ok(),
-            error: status.as_ref().err().map(|silent| silent.reason.as_str()),
-            node: status.as_ref().ok(),
-        })
+        .map(|visit| document(visit, &visits, &settings))
         .collect();
     if documents.is_empty() {
         context
             .output
             .say("no origin is set; `zdap add origin TOKEN` adds one");
     }
-    context
-        .output
-        .data(&table(&documents, context.output.is_verbose()), &documents)
+    let text = as_table(&documents, context.output.is_verbose());
+    context.output.data(&text, &documents)
 }
 
-/// A token knows the addresses, the cluster, and that it is we who may join.
-async fn enrol(context: &Context<'_>, token: Token) -> Result<(), Failure> {
-    if token.for_node {
-        return Err(Failure::new("this token lets in a node, not a user").hinted(
-            "ask for one by `zdapd token user NAME`; this one is for `zdapd serve --join TOKEN` on a new node",
-        ));
-    }
-    let output = context.output;
-    let set = context.home.settings()?.user;
-    let wanted = set.clone().or_else(default_name);
-    output.doing(format!("enrolling at {}", token.addresses.join(", ")));
-    let keypair = Keypair::generate()?;
-    let connection = connect_for_enrol(&context.endpoint()?, &token).await?;
-    let place = remote(&connection).to_string();
-    let request = EnrolRequest {
-        secret: token.secret.to_vec(),
-        public_key: keypair.public_key(),
-        wanted: Wanted::User { name: wanted.clone() },
+/// Enrols, and remembers the addresses that the token knows, and the one that was typed if the cluster answers there.
+async fn join(context: &Context<'_>, token: Token, typed: Option<String>) -> Result<(), Failure> {
+    let own = token.addresses.clone();
+    let token = match &typed {
+        Some(typed) => with_address(token, typed.clone()),
+        None => token,
     };
-    let failed = |error: FrameError| match connection.close_reason() {
-        Some(reason) => Failure::from(explain(&place, reason)),
-        None => Failure::caused(&format!("cannot enrol at {place}"), &error),
-    };
-    let (mut send, mut receive) = connection
-        .open_bi()
-        .await
-        .map_err(|reason| Failure::from(explain(&place, reason)))?;
-    frame::write(&mut send, &request, REQUEST_CAP)
-        .await
-        .map_err(failed)?;
-    // A stream that is finished already cannot be finished again; that is all that can go wrong.
-    let _ = send.finish();
-    let enrolled = match frame::read(&mut receive, REPLY_CAP).await.map_err(failed)? {
-        EnrolReply::Enrolled(enrolled) => enrolled,
-        EnrolReply::Refused(refusal) => return Err(refusal.into()),
-    };
-    let identity = trusted(keypair, &enrolled, &token)?;
-    context.home.keep(&identity)?;
-    let addresses = known_addresses(&token, &enrolled);
+    let typed = typed.filter(|typed| !own.contains(typed));
+    let identity = Arc::new(enrol(context, &token).await?);
     context.home.change(|settings| {
-        for address in &addresses {
-            settings.remember(address, identity.cluster());
+        for address in &own {
+            settings.remember_new(address, identity.cluster());
         }
     })?;
-    if set.is_none() && identity.subject().owner() == wanted.as_ref() {
-        output.say(
-            "no name was set, so it was made up; `zdap set user NAME` before the next enrolment changes it",
-        );
+    // Enrolment is done, whatever comes of this.
+    let endpoint = context.endpoint()?;
+    for addresses in [typed.as_slice(), own.as_slice()] {
+        match Cluster::reach(&endpoint, &identity, addresses).await {
+            Ok(cluster) => {
+                let node = cluster.node().await;
+                let remember = |settings: &mut Settings| settings.remember(node.address(), cluster.id());
+                context.home.change(remember)?;
+                learn(context, &cluster).await;
+                break;
+            }
+            Err(errors) => {
+                for (address, error) in errors {
+                    context.output.warn(&Silent::unreached(&address, &error).reason);
+                }
+            }
+        }
     }
-    added(context, &identity, &addresses)
+    added(context, &identity)
 }
 
 /// An address alone will do where a cluster has enrolled us already.
@@ -159,28 +157,30 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
     for identity in context.home.identities()? {
         context.output.doing(format!("connecting to {address}"));
         let identity = Arc::new(identity);
-        let asked = async {
-            let node = Node::connect(&endpoint, &identity, &address).await?;
-            node.status().await
+        let error = match Cluster::reach(&endpoint, &identity, std::slice::from_ref(&address)).await {
+            Ok(cluster) => match cluster.nodes().await {
+                Ok(_) => {
+                    context
+                        .home
+                        .change(|settings| settings.remember(&address, identity.cluster()))?;
+                    learn(context, &cluster).await;
+                    return added(context, &identity);
+                }
+                Err(error) => error.into(),
+            },
+            Err(errors) => match errors.into_iter().next() {
+                Some((_, ConnectError::OtherCluster(_))) | None => continue,
+                Some((_, error)) => error.into(),
+            },
         };
-        match asked.await {
-            Ok(_) => {
-                let addresses = [address.clone()];
-                context
-                    .home
-                    .change(|settings| settings.remember(&address, identity.cluster()))?;
-                return added(context, &identity, &addresses);
-            }
-            Err(NodeError::Connect(ConnectError::OtherCluster(_))) => {}
-            Err(error) => reasons.push(error.into()),
-        }
+        reasons.push(error);
     }
     if let Some(reason) = reasons.into_iter().next() {
         return Err(reason);
     }
     let question = format!("Token for {address} (an administrator gets it by `zdapd token user` there):");
     match context.output.ask(&question).await {
-        Some(token) => enrol(context, with_address(token.parse()?, address)).await,
+        Some(token) => join(context, token.parse()?, Some(address)).await,
         None => Err(Failure::new(format!("a token is needed for {address}")).hinted(
             "ask the administrator to run `zdapd token user NAME` on a node and give you the token; \
              then `zdap add origin TOKEN`",
@@ -188,7 +188,20 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
     }
 }
 
-fn added(context: &Context<'_>, identity: &Identity, addresses: &[String]) -> Result<(), Failure> {
+async fn learn(context: &Context<'_>, cluster: &Cluster) {
+    match cluster.nodes().await {
+        Ok(nodes) => {
+            let node = cluster.node().await;
+            context.home.learn(cluster.id(), node.address(), nodes);
+        }
+        Err(error) => context
+            .output
+            .warn(&format!("the other nodes are not known yet: {}", chain(&error))),
+    }
+}
+
+fn added(context: &Context<'_>, identity: &Identity) -> Result<(), Failure> {
+    let addresses = context.home.settings()?.addresses(identity.cluster());
     context.output.say(&format!(
         "you are {} in cluster {}; origins: {}",
         identity.subject(),
@@ -198,35 +211,30 @@ fn added(context: &Context<'_>, identity: &Identity, addresses: &[String]) -> Re
     let document = Added {
         cluster: identity.cluster(),
         user: identity.subject().owner().map(ToString::to_string),
-        origins: addresses,
+        origins: &addresses,
     };
     context.output.data("", &document)
 }
 
-/// What the node gives has to be for our key, in the cluster that the token is from.
-fn trusted(keypair: Keypair, enrolled: &Enrolled, token: &Token) -> Result<Identity, Failure> {
-    let identity = Identity::new(keypair, &enrolled.certificate)?;
-    let is_same =
-        identity.ca_fingerprint() == token.ca_fingerprint && *identity.cluster() == enrolled.cluster;
-    if !is_same {
-        return Err(
-            Failure::new("the node gave a certificate of another cluster than the token's")
-                .of_kind(Kind::Refused(zdap_proto::refusal::RefusalKind::Forbidden)),
-        );
-    }
-    if let Err(error) = identity.check_dates(Utc::now()) {
-        let hint = error.hint();
-        return Err(Failure::new(chain(&error)).maybe_hinted(hint));
-    }
-    Ok(identity)
-}
-
-/// `zdap1-` and what follows; an address that begins so has a dot or a port.
+/// `zdap1-` and what follows. An address that begins so has a port.
 fn looks_like_a_token(text: &str) -> bool {
     let version = text.strip_prefix("zdap").and_then(|rest| rest.split_once('-'));
     let is_version =
         |(number, _): (&str, &str)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    version.is_some_and(is_version) && !text.contains(['.', ':'])
+    version.is_some_and(is_version) && !text.contains(':')
+}
+
+fn read_token(text: &str) -> Result<Token, Failure> {
+    text.parse().map_err(|error| {
+        let failure = Failure::from(error);
+        match (text.contains('.'), &failure.hint) {
+            (true, Some(hint)) => {
+                let hint = format!("{hint}; if it is an address, say its port, too: {text}:43210");
+                failure.hinted(hint)
+            }
+            (_, _) => failure,
+        }
+    })
 }
 
 /// Puts `address` in front of those that the token knows.
@@ -236,25 +244,34 @@ fn with_address(mut token: Token, address: String) -> Token {
     token
 }
 
-/// The token's addresses, and those that the node knows of.
-fn known_addresses(token: &Token, enrolled: &Enrolled) -> Vec<String> {
-    let mut addresses: Vec<String> = Vec::new();
-    for address in token.addresses.iter().chain(&enrolled.nodes) {
-        if !addresses.contains(address) {
-            addresses.push(address.clone());
-        }
+/// A node that does not answer may be known to those that do.
+fn document<'a>(visit: &'a Visit, visits: &'a [Visit], settings: &Settings) -> OriginDocument<'a> {
+    let named = match &visit.result {
+        Ok((name, _)) => name.clone(),
+        Err(_) => settings.name_at(&visit.cluster, &visit.address),
+    };
+    let others = visits.iter().filter(|other| other.cluster == visit.cluster);
+    let nodes = std::iter::once(visit)
+        .chain(others)
+        .find_map(|visit| visit.result.as_ref().ok())
+        .map(|(_, nodes)| nodes.as_slice());
+    let is_it = |node: &&NodeView| match &named {
+        Some(name) => node.name == *name,
+        None => node.address == visit.address,
+    };
+    let node = nodes.unwrap_or_default().iter().find(is_it);
+    OriginDocument {
+        address: &visit.address,
+        cluster: &visit.cluster,
+        connected: visit.result.is_ok(),
+        error: visit.result.as_ref().err().map(|silent| silent.reason.as_str()),
+        node: node.map(nodes::document),
+        view: node,
+        name: named.or_else(|| node.map(|node| node.name.clone())),
     }
-    addresses
 }
 
-fn table(origins: &[OriginDocument<'_>], is_verbose: bool) -> String {
-    if origins.is_empty() {
-        return String::new();
-    }
-    let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+fn as_table(origins: &[OriginDocument<'_>], is_verbose: bool) -> String {
     let mut header = vec!["ADDRESS", "NODE", "STATE"];
     if is_verbose {
         header.extend([
@@ -267,118 +284,36 @@ fn table(origins: &[OriginDocument<'_>], is_verbose: bool) -> String {
             "VERSION",
         ]);
     }
-    table.set_header(header);
-    for origin in origins {
-        let name = origin.node.map(|node| node.name.to_string());
-        let state = match origin.error {
-            None => "connected",
-            Some(_) if origin.node.is_none() && !is_verbose => "could not connect",
-            Some(reason) => reason,
-        };
-        let mut row = vec![
-            origin.address.to_owned(),
-            name.unwrap_or_else(|| "-".to_owned()),
-            state.to_owned(),
-        ];
-        if let (true, Some(node)) = (is_verbose, origin.node) {
-            let of = |free, total| format!("{} of {}", BinaryBytes(free), BinaryBytes(total));
-            let [one, five, fifteen] = node.load;
-            row.extend([
-                node.resources.len().to_string(),
-                node.snapshots.to_string(),
-                node.clones.to_string(),
-                of(node.free_bytes, node.total_bytes),
-                of(node.available_memory_bytes, node.total_memory_bytes),
-                format!("{one:.2} {five:.2} {fifteen:.2}"),
-                node.version.clone(),
-            ]);
-        }
-        table.add_row(row);
+    table(&header, origins.iter().map(|origin| row(origin, is_verbose)))
+}
+
+fn row(origin: &OriginDocument<'_>, is_verbose: bool) -> Vec<String> {
+    let name = origin.name.as_ref().map(ToString::to_string);
+    let mut row = vec![
+        origin.address.to_owned(),
+        name.unwrap_or_else(|| "-".to_owned()),
+        match (origin.error, origin.view) {
+            (None, None) => "connected".to_owned(),
+            (None, Some(node)) => nodes::state(node.state).to_owned(),
+            (Some(reason), _) if is_verbose => reason.to_owned(),
+            (Some(_), _) => "could not connect".to_owned(),
+        },
+    ];
+    // What is known of a node that does not answer is of another time.
+    if let (true, true, Some(node)) = (is_verbose, origin.connected, origin.view) {
+        let of = |free, total| format!("{} of {}", BinaryBytes(free), BinaryBytes(total));
+        row.extend([
+            node.resources.len().to_string(),
+            node.snapshots.to_string(),
+            node.clones.to_string(),
+            of(node.free_bytes, node.total_bytes),
+            of(node.available_memory_bytes, node.total_memory_bytes),
+            nodes::load(node.load),
+            node.version.clone(),
+        ]);
     }
-    let text = table.to_string();
-    text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
+    row
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status() -> NodeStatus {
-        NodeStatus {
-            name: "db1".parse().unwrap(),
-            cluster: "abc".parse().unwrap(),
-            address: "10.0.0.1:43210".to_owned(),
-            version: "0.1.0".to_owned(),
-            resources: vec!["orders".parse().unwrap()],
-            snapshots: 2,
-            clones: 3,
-            free_bytes: 1 << 30,
-            total_bytes: 4 << 30,
-            available_memory_bytes: 1 << 30,
-            total_memory_bytes: 2 << 30,
-            load: [0.5, 0.25, 0.0],
-        }
-    }
-
-    #[test]
-    fn the_json_of_an_origin_says_whether_it_answers_and_why_not() {
-        let cluster = "abc".parse().unwrap();
-        let document = OriginDocument {
-            address: "db2:43210",
-            cluster: &cluster,
-            connected: false,
-            error: Some("no answer"),
-            node: None,
-        };
-        assert_eq!(
-            serde_json::to_string(&document).unwrap(),
-            r#"{"address":"db2:43210","cluster":"abc","connected":false,"error":"no answer","node":null}"#
-        );
-    }
-
-    #[test]
-    fn a_table_says_more_when_asked() {
-        let (cluster, status) = ("abc".parse().unwrap(), status());
-        let document = OriginDocument {
-            address: "10.0.0.1:43210",
-            cluster: &cluster,
-            connected: true,
-            error: None,
-            node: Some(&status),
-        };
-        let words = |verbose| {
-            let table = table(std::slice::from_ref(&document), verbose);
-            let words = table.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-            words.join(" ")
-        };
-        assert_eq!(words(false), "ADDRESS NODE STATE 10.0.0.1:43210 db1 connected");
-        assert!(
-            words(true)
-                .ends_with("connected 1 2 3 1.00 GiB of 4.00 GiB 1.00 GiB of 2.00 GiB 0.50 0.25 0.00 0.1.0"),
-            "{}",
-            words(true)
-        );
-    }
-
-    #[test]
-    fn a_token_is_told_from_an_address_even_when_cut_off() {
-        assert!(looks_like_a_token("zdap1-AVbk"));
-        assert!(looks_like_a_token("zdap2-AVbk"));
-        for address in [
-            "zdap1-db:43210",
-            "zdap1-db.example.com",
-            "zdap-db",
-            "zdapx-db",
-            "db1",
-        ] {
-            assert!(!looks_like_a_token(address), "{address}");
-        }
-    }
-
-    #[test]
-    fn the_address_that_was_typed_is_tried_first_and_all_are_remembered_once() {
-        let token = Token::new(vec!["a:1".to_owned(), "b:1".to_owned()], [0; 32], false);
-        let token = with_address(token, "b:1".to_owned());
-        assert_eq!(token.addresses, ["b:1", "a:1"]);
-    }
-}
+mod tests;

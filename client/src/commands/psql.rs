@@ -20,11 +20,11 @@ use crate::words::Words;
 pub(super) async fn run(context: &Context<'_>, arguments: &Psql) -> Result<ExitCode, Failure> {
     let words = Words::parse(&arguments.words)?;
     let prepare = async {
-        let origins = context.origins()?;
-        let found = newest_clone(context, &origins, &words).await?;
-        let account = found.node.account(&found.clone.id).await?;
+        let reached = context.reach().await?;
+        let found = newest_clone(context, &reached, &words).await?;
+        let account = found.cluster.account(&found.clone.id).await?;
         let listener = listen(0).await?;
-        Ok((tunnel(context, &found)?, account, listener))
+        Ok((tunnel(context, &found).await?, account, listener))
     };
     let (tunnel, account, listener) = context.until_stopped(prepare).await?;
     context.output.rest();

@@ -16,7 +16,7 @@ pub struct RelayService {
     pub clone: String,
     pub node: String,
     pub owner: String,
-    /// `host:port` of nodes, any of which will do.
+    /// `host:port` of nodes: the clone's own, then others that pass connections on to it.
     pub servers: Vec<String>,
     /// The directory of the relay's identity on this machine, relative to the compose project or absolute.
     pub identity_dir: String,

@@ -83,6 +83,12 @@ fn what_makes_no_sense_is_wrong_usage() {
     }
     user.zdap(&["attach", "orders", "users"])
         .fails(2, &["`orders` and `users` are both resources"]);
+    user.zdap(&["attach", "orders", "yesterday"])
+        .fails(2, &["`yesterday`"])
+        .hints("2026-11-22T13:39:25Z");
+    user.zdap(&["add", "origin", "zdap1-AVbk..."])
+        .fails(1, &["the token is cut off or mistyped"])
+        .hints("copy the whole line");
     user.zdap(&["attach", "orders", "@"])
         .fails(2, &["`@` names no node"])
         .hints("`@node`");
@@ -284,7 +290,7 @@ fn what_the_node_does_not_have_is_refused_by_name() {
         .hints("zdap list clones --all");
     user.zdap(&["attach", "orders", "@db9:43210"])
         .fails(1, &["no node @db9:43210", &node.address()])
-        .hints("zdap list origins");
+        .hints("zdap list nodes");
     for unknown in ["orders-k3v9x2mq", "a/b", "..", "ordérs", &"a".repeat(300)] {
         for command in [&["destroy"][..], &["psql"], &["connect", "--port=0"]] {
             user.zdap(&[command, &[unknown]].concat())
@@ -334,5 +340,26 @@ fn the_clones_of_others_are_not_to_be_seen_or_touched() {
         bob.zdap(&[command, &[&clone]].concat())
             .fails(1, &[&format!("you have no clone `{clone}`")]);
     }
-    assert_eq!(node.clones(), [clone]);
+    assert_eq!(node.clones(), [clone.as_str()]);
+
+    // An admin may, when they name it.
+    let eve = User::new(node.programs());
+    let token = node.zdapd(&["token", "user", "eve@laptop", "--admin"]).line();
+    eve.zdap(&["add", "origin", &token]).done();
+    let ids = |arguments: &[&str]| {
+        let clones = eve
+            .zdap(&[&["list", "clones", "--json"], arguments].concat())
+            .json();
+        let clones = clones.as_array().unwrap().iter();
+        clones
+            .map(|clone| clone["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&[]), [] as [&str; 0]);
+    assert_eq!(ids(&["--all"]), [clone.as_str()]);
+    eve.zdap(&["psql", &clone, "--", "-XAtc", "select 1"]).done();
+    eve.zdap(&["destroy", "orders"])
+        .fails(1, &["you have no clone `orders`"]);
+    eve.zdap(&["destroy", &clone]).done();
+    assert_eq!(node.clones(), [] as [&str; 0]);
 }

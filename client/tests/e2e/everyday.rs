@@ -12,8 +12,7 @@ use crate::program::{has_keys, programs, run};
 use crate::user::User;
 
 const CLONE: &str = "id resource node owner snapshot created_at state pooled expires_at";
-const NODE: &str = "name cluster address version resources snapshots clones free_bytes total_bytes \
-    available_memory_bytes total_memory_bytes load";
+const NODE: &str = "name address state generation clones free_bytes total_bytes load resources";
 
 #[test]
 fn what_there_is_can_be_seen_as_a_tree_as_yaml_and_as_json() {
@@ -58,6 +57,15 @@ fn what_there_is_can_be_seen_as_a_tree_as_yaml_and_as_json() {
         user.zdap(&["list", "snaps", "nothing", "--json"]).json(),
         serde_json::json!([])
     );
+    for what in ["resources", "snaps", "clones"] {
+        let said = user.zdap(&["list", what, "nothing"]).done();
+        assert!(
+            said.stderr.contains("there is no resource `nothing`"),
+            "{said:#?}"
+        );
+    }
+    let said = user.zdap(&["list", "clones", "users"]).done();
+    assert!(said.stderr.starts_with("no clones of `users`; "), "{said:#?}");
 
     let clones = user.zdap(&["list", "clones", "--json"]).json();
     has_keys(&clones[0], CLONE);
@@ -77,8 +85,17 @@ fn what_there_is_can_be_seen_as_a_tree_as_yaml_and_as_json() {
 
     let origins = user.zdap(&["list", "origins", "--json"]).json();
     has_keys(&origins[0], "address cluster connected error node");
-    has_keys(&origins[0]["node"], NODE);
+    has_keys(
+        &origins[0]["node"],
+        &format!("{NODE} snapshots available_memory_bytes total_memory_bytes version"),
+    );
     assert_eq!(origins[0]["address"], node.address());
+    let nodes = user.zdap(&["list", "nodes", "--json"]).json();
+    has_keys(&nodes[0], NODE);
+    assert_eq!(nodes[0]["state"], "alive");
+    assert_eq!(nodes[0]["resources"], serde_json::json!(["orders", "users"]));
+    let table = user.zdap(&["list", "nodes"]).line();
+    assert!(table.contains("db1") && table.contains("orders,users"), "{table}");
     let table = user.zdap(&["list", "origins", "--verbose"]).line();
     assert!(
         table.contains("RESOURCES") && table.contains(" GiB of "),
@@ -154,6 +171,19 @@ fn a_clone_is_made_found_again_and_given_back() {
     assert_eq!(node.clones().len(), 2);
     assert_eq!(user.files(), files);
 
+    // A clone that is gone is not said to be there.
+    let gone = attached_clone(&user.zdap(&["attach", "orders"]).line());
+    user.zdap(&["destroy", &gone]).done();
+    let said = user.zdap(&["attach", "orders", "--force"]).done();
+    assert!(!said.stderr.contains(&gone), "{said:#?}");
+    assert!(said.stderr.contains("docker compose up -d"), "{said:#?}");
+    user.zdap(&["detach"])
+        .fails(2, &["a service is missing"])
+        .hints("attached are `orders`");
+    user.zdap(&["detach", "--all"]).done();
+    assert_eq!(user.files(), files);
+    assert_eq!(node.clones().len(), 2);
+
     // By time, with a port, in the place of another, and still in its label when its clone goes first.
     user.zdap(&["attach", "orders", snapshot, "--port", "6543"])
         .done();
@@ -227,6 +257,9 @@ fn a_clone_is_reached_without_docker() {
         .hints("--port 0");
     kill_process(pid(&connect), Signal::INT).unwrap();
     assert_eq!(connect.wait().unwrap().code(), Some(0), "Ctrl-C is how it ends");
+    let talk = std::io::read_to_string(connect.stderr.take().unwrap()).unwrap();
+    assert!(talk.contains("user `postgres`, database `orders`"), "{talk}");
+    assert!(!talk.contains("secret"), "{talk}");
 }
 
 #[test]
@@ -319,8 +352,14 @@ fn what_is_printed_is_plain_and_nobody_has_to_read_it() {
         user.zdap(&arguments).done().stderr
     };
     assert_eq!(talk(&["--quiet"]), "");
-    assert_eq!(talk(&[]), "");
+    assert_eq!(talk(&["--json"]), "");
+    assert!(talk(&[]).starts_with("no resources; "), "{}", talk(&[]));
     assert!(talk(&["-vv"]).contains("DEBUG"), "{}", talk(&["-vv"]));
+}
+
+/// The third word of `RES attached: CLONE on NODE`.
+fn attached_clone(line: &str) -> String {
+    line.split(' ').nth(2).unwrap().to_owned()
 }
 
 fn names<'a>(list: &'a Value, key: &str) -> Vec<&'a str> {

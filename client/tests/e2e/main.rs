@@ -11,6 +11,7 @@ mod compose_project;
 mod crashes;
 mod demo;
 mod everyday;
+mod hosts;
 #[path = "../../../node/tests/lab/mod.rs"]
 mod lab;
 mod node;

@@ -111,16 +111,7 @@ impl Place {
 
     /// Writes a resource with one small table, whose database is named as it is.
     pub(crate) fn write_resource(&self, name: &str) {
-        let directory = self.resources();
-        let resource = format!(
-            "name: {name}\nretrieval: ./retrieval.sh\ncreation: ./creation.sh\ndocker:\n  image: postgres:15\n  \
-             port: 5432\n  env: [POSTGRES_PASSWORD=secret, POSTGRES_DB={name}]\n  volume: /var/lib/postgresql/data\n"
-        );
-        fs::write(directory.join(format!("{name}.resource.yml")), resource).unwrap();
-        write_script(&directory.join("retrieval.sh"), "echo /dev/null");
-        let creation = "psql -X -q -v ON_ERROR_STOP=1 -d \"$ZDAP_RESOURCE\" -c \
-            \"create table item (name text); insert into item values ('anvil'), ('bolt'), ('$ZDAP_RESOURCE')\"";
-        write_script(&directory.join("creation.sh"), creation);
+        write_resource(&self.resources(), name);
     }
 
     /// Returns everything that there is here of a node: datasets or directories of clones, containers, servers.
@@ -207,6 +198,19 @@ impl Drop for Dataset {
             }
         }
     }
+}
+
+/// Writes a resource with one small table, whose database is named as it is.
+pub(crate) fn write_resource(directory: &Path, name: &str) {
+    let resource = format!(
+        "name: {name}\nretrieval: ./retrieval.sh\ncreation: ./creation.sh\ndocker:\n  image: postgres:15\n  \
+         port: 5432\n  env: [POSTGRES_PASSWORD=secret, POSTGRES_DB={name}]\n  volume: /var/lib/postgresql/data\n"
+    );
+    fs::write(directory.join(format!("{name}.resource.yml")), resource).unwrap();
+    write_script(&directory.join("retrieval.sh"), "echo /dev/null");
+    let creation = "psql -X -q -v ON_ERROR_STOP=1 -d \"$ZDAP_RESOURCE\" -c \
+        \"create table item (name text); insert into item values ('anvil'), ('bolt'), ('$ZDAP_RESOURCE')\"";
+    write_script(&directory.join("creation.sh"), creation);
 }
 
 /// Returns the processes that work in a directory below `root`, and where: every Postgres works in its data.

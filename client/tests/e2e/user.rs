@@ -75,6 +75,11 @@ impl User {
             .current_dir(self.project());
     }
 
+    /// Returns where the programs are.
+    pub(crate) fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// Returns where the user's settings are.
     pub(crate) fn home(&self) -> PathBuf {
         self.directory.path().join("home")

@@ -27,13 +27,31 @@ fn storage_and_resources_are_enough_and_the_rest_has_defaults() {
     assert_eq!(
         Config::new(&least(), &machine()).unwrap(),
         Config {
-            storage: StorageChoice::Directory("/srv/zdap".into()),
+            storage: StorageChoice::Directory {
+                path: "/srv/zdap".into(),
+                size: None,
+            },
             config_dir: "/etc/zdap".into(),
             network_address: NetworkAddress::Ip(Ipv4Addr::new(10, 0, 0, 1).into()),
             api_port: 43210,
             state_dir: "/home/ada/.local/state/zdapd".into(),
             node_name: "db1".parse().unwrap(),
             runtime: None,
+        }
+    );
+}
+
+#[test]
+fn a_directory_may_be_given_a_size() {
+    let flags = Flags {
+        data_size: flag("1.5g"),
+        ..least()
+    };
+    assert_eq!(
+        Config::new(&flags, &machine()).unwrap().storage,
+        StorageChoice::Directory {
+            path: "/srv/zdap".into(),
+            size: Some(3 << 29),
         }
     );
 }
@@ -93,7 +111,13 @@ fn a_relative_path_is_made_absolute() {
     };
     let here = std::env::current_dir().unwrap();
     let config = Config::new(&flags, &machine()).unwrap();
-    assert_eq!(config.storage, StorageChoice::Directory(here.join("data")));
+    assert_eq!(
+        config.storage,
+        StorageChoice::Directory {
+            path: here.join("data"),
+            size: None,
+        }
+    );
 }
 
 #[test]

@@ -76,6 +76,7 @@ impl ResourceWatch {
     pub async fn run(mut self) {
         loop {
             tokio::select! {
+                biased; // so that a simulation is the same each time
                 () = self.catalogue.closed() => return,
                 Some(()) = self.changes.recv() => self.settle().await,
                 // A directory that was replaced, or has appeared behind a link, has no watch yet.

@@ -1,6 +1,8 @@
 //! The fake: instances that are entries in a map, with faults on request.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
@@ -39,7 +42,14 @@ impl Memory {
 
     /// Makes each instance listen on a port of loopback and send back what it is sent.
     pub fn with_echo(self) -> Self {
-        self.machine().echo = true;
+        self.machine().databases = Databases::OnLoopback;
+        self
+    }
+
+    /// Gives each instance a [`Door`] in this process: whoever comes in is told the instance's name in a line, and then
+    /// sent back what it sends.
+    pub fn with_doors(self) -> Self {
+        self.machine().databases = Databases::BehindDoors;
         self
     }
 
@@ -59,6 +69,11 @@ impl Memory {
     /// Makes the databases of `image` never answer.
     pub fn never_ready(&self, image: &str) {
         self.machine().never_ready.insert(image.to_owned());
+    }
+
+    /// Takes [`Self::never_ready`] back.
+    pub fn ready_again(&self, image: &str) {
+        self.machine().never_ready.remove(image);
     }
 
     /// Makes the instances of `image` end while they start.
@@ -81,7 +96,7 @@ impl Memory {
     }
 
     async fn launch(&self, spec: &InstanceSpec) -> Result<Started, RuntimeError> {
-        let echo = {
+        let databases = {
             let mut machine = self.machine();
             if machine.missing_images.contains(&spec.image) {
                 return Err(RuntimeError::ImageMissing(spec.image.clone()));
@@ -94,11 +109,11 @@ impl Memory {
                     output: "FATAL: told to exit".to_owned(),
                 });
             }
-            machine.echo
+            machine.databases
         };
         let address = match self.running(&spec.id) {
             Some(address) => address,
-            None => self.run(&spec.id, echo).await?,
+            None => self.run(&spec.id, databases).await?,
         };
         if self.machine().never_ready.contains(&spec.image) {
             tokio::time::sleep(spec.ready_timeout).await;
@@ -119,16 +134,20 @@ impl Memory {
         self.machine().instances.get(id)?.address.clone()
     }
 
-    async fn run(&self, id: &InstanceId, echo: bool) -> Result<Address, RuntimeError> {
-        let (address, server) = match echo {
-            true => {
+    async fn run(&self, id: &InstanceId, databases: Databases) -> Result<Address, RuntimeError> {
+        let (address, server) = match databases {
+            Databases::OnLoopback => {
                 let (address, server) = serve_echo().await.map_err(|error| RuntimeError::Failed {
                     doing: format!("listen for {id}"),
                     reason: error.to_string(),
                 })?;
                 (address, Some(server))
             }
-            false => (
+            Databases::BehindDoors => {
+                let (door, server) = serve_at_door(id.name());
+                (Address::Memory(door), Some(server))
+            }
+            Databases::Nowhere => (
                 Address::Unix(PathBuf::from(format!("/memory/{id}/.s.PGSQL.5432"))),
                 None,
             ),
@@ -218,7 +237,7 @@ struct Machine {
     missing_images: BTreeSet<String>,
     never_ready: BTreeSet<String>,
     exits_at_start: BTreeSet<String>,
-    echo: bool,
+    databases: Databases,
     ended: Vec<UnboundedSender<InstanceId>>,
 }
 
@@ -228,6 +247,48 @@ impl Machine {
             *instance = Instance::default();
             self.ended.retain(|ended| ended.send(id.clone()).is_ok());
         }
+    }
+}
+
+/// Where databases take connections.
+#[derive(Debug, Clone, Copy, Default)]
+enum Databases {
+    /// They take none.
+    #[default]
+    Nowhere,
+    OnLoopback,
+    BehindDoors,
+}
+
+/// The way into a database of this process.
+#[derive(Debug, Clone)]
+pub struct Door {
+    instance: String,
+    visitors: UnboundedSender<DuplexStream>,
+}
+
+impl Door {
+    /// Connects, if the database is still there.
+    pub fn connect(&self) -> io::Result<DuplexStream> {
+        let (ours, theirs) = tokio::io::duplex(DOOR_BYTES);
+        match self.visitors.send(theirs) {
+            Ok(()) => Ok(ours),
+            Err(_) => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+}
+
+impl PartialEq for Door {
+    fn eq(&self, other: &Self) -> bool {
+        self.visitors.same_channel(&other.visitors)
+    }
+}
+
+impl Eq for Door {}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.instance)
     }
 }
 
@@ -246,7 +307,7 @@ impl Drop for Instance {
 }
 
 /// Listens on a port of loopback until aborted; the connections end with it.
-async fn serve_echo() -> std::io::Result<(Address, AbortHandle)> {
+async fn serve_echo() -> io::Result<(Address, AbortHandle)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = Address::Tcp(listener.local_addr()?);
     let server = tokio::spawn(async move {
@@ -262,9 +323,32 @@ async fn serve_echo() -> std::io::Result<(Address, AbortHandle)> {
     Ok((address, server.abort_handle()))
 }
 
+/// Takes visitors until aborted; the connections end with it.
+fn serve_at_door(instance: String) -> (Door, AbortHandle) {
+    let (visitors, mut visits) = unbounded_channel::<DuplexStream>();
+    let name = format!("{instance}\n");
+    let server = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Some(stream) = visits.recv().await {
+            while connections.try_join_next().is_some() {}
+            let name = name.clone();
+            connections.spawn(async move {
+                let (mut read, mut write) = tokio::io::split(stream);
+                write.write_all(name.as_bytes()).await?;
+                tokio::io::copy(&mut read, &mut write).await?;
+                write.shutdown().await
+            });
+        }
+    });
+    (Door { instance, visitors }, server.abort_handle())
+}
+
+/// What a connection in memory holds on its way.
+const DOOR_BYTES: usize = 16 * 1024;
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
     use tokio::net::TcpStream;
 
     use super::*;
@@ -285,6 +369,23 @@ mod tests {
         memory.stop(&spec.id, Duration::ZERO).await.unwrap();
         // The connection ends with the instance, in order or by a reset.
         assert!(matches!(stream.read(&mut answer).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn behind_a_door_an_instance_says_its_name_and_nobody_is_there_once_it_is_removed() {
+        let (memory, spec) = (Memory::new().with_doors(), spec("orders-k3v9x2mq"));
+        let Address::Memory(door) = memory.start(&spec).await.unwrap().address else {
+            panic!("it has a door")
+        };
+        let mut stream = door.connect().unwrap();
+        stream.write_all(b"select 1").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "zdap-orders-k3v9x2mq\nselect 1");
+        memory.remove(&spec.id).await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(door.connect().is_err());
     }
 
     #[tokio::test]

@@ -139,6 +139,8 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+    /// A fake's door, in this process.
+    Memory(memory::Door),
 }
 
 /// An instance as it is.
@@ -161,6 +163,7 @@ pub fn client_environment(address: &Address, env: &[String]) -> BTreeMap<String,
                 .map_or_else(|| "5432".to_owned(), |port| port.to_string_lossy().into_owned());
             (directory, port)
         }
+        Address::Memory(door) => (door.to_string(), "5432".to_owned()),
     };
     let mut environment = BTreeMap::from([("PGHOST".to_owned(), host), ("PGPORT".to_owned(), port)]);
     environment.insert(

@@ -59,6 +59,7 @@ pub async fn postgres(address: &Address, env: &[String]) {
                 asks(timeout(CONNECT, TcpStream::connect(address)).await??, &startup).await
             }
             Address::Unix(path) => asks(timeout(CONNECT, UnixStream::connect(path)).await??, &startup).await,
+            Address::Memory(door) => asks(door.connect()?, &startup).await,
         }
     })
     .await;
@@ -70,6 +71,7 @@ pub async fn accepts(address: &Address) {
         match address {
             Address::Tcp(address) => TcpStream::connect(address).await.map(|_| true),
             Address::Unix(path) => UnixStream::connect(path).await.map(|_| true),
+            Address::Memory(door) => door.connect().map(|_| true),
         }
     })
     .await;

@@ -254,3 +254,13 @@ async fn the_loop_starts_each_restore_in_time_and_follows_the_catalogue() {
     let ((), minutes) = tokio::join!(watched, script);
     assert_eq!(minutes, [90, 180, 190]);
 }
+
+#[test]
+fn the_longest_period_of_a_schedule_is_that_over_a_night_or_a_weekend() {
+    let hours = |text: &str| text.parse::<Schedule>().unwrap().longest_period().as_secs_f64() / 3600.0;
+    assert_eq!(hours("45 4 * * *"), 24.0);
+    assert_eq!(hours("45 4 * * 1-5"), 72.0);
+    assert_eq!(hours("*/10 9-17 * * *"), 15.0 + 10.0 / 60.0);
+    assert_eq!(hours("@every 90m"), 1.5);
+    assert_eq!(hours("@monthly"), 31.0 * 24.0);
+}

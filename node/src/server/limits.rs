@@ -44,7 +44,7 @@ impl Limits {
         let holder = (subject.clone(), purpose);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(holder.clone()).or_default();
-        let most = most(purpose);
+        let most = most(subject, purpose);
         if *count >= most {
             tracing::warn!(%subject, most, "too many connections");
             Close::Busy.connection(
@@ -99,13 +99,17 @@ impl Drop for Newcomer {
     }
 }
 
-fn most(purpose: Purpose) -> usize {
+fn most(subject: &Subject, purpose: Purpose) -> usize {
     match purpose {
+        // One for each user who comes by way of that node.
+        Purpose::Tunnel if matches!(subject, Subject::Node(_)) => 4096,
         // The commands of one person, or of the jobs that share a name; each holds a megabyte at most.
         Purpose::Control => 256,
         // A relay has one, and for a moment two; each may make the node hold 64 MiB.
         Purpose::Tunnel => 64,
         Purpose::Enrol => NEWCOMERS,
+        // A node has one, and those of its earlier lives until they have been silent for long enough.
+        Purpose::Gossip => 16,
     }
 }
 

@@ -7,22 +7,17 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use quinn::Endpoint;
+use tokio::sync::watch;
 use zdap_proto::identity::{ClusterCa, Identity};
 use zdap_proto::transport;
 
 use super::CERTIFICATE_LIFE;
 use crate::node::Node;
 
-/// Renews the node's certificate at two thirds of its life, on the disk and on the endpoint, until dropped.
+/// Renews the node's certificate at two thirds of its life, on the disk, on the endpoint and for its own connections, until
+/// dropped.
 pub async fn stay_certified(node: Arc<Node>, endpoint: Endpoint, state_dir: PathBuf) {
-    renew_in_time(
-        &node.ca,
-        node.identity.clone(),
-        &endpoint,
-        &state_dir,
-        CERTIFICATE_LIFE,
-    )
-    .await;
+    renew_in_time(&node.ca, &node.certified, &endpoint, &state_dir, CERTIFICATE_LIFE).await;
 }
 
 /// Returns from when on a certificate that was made for `life` is to be renewed.
@@ -33,12 +28,13 @@ pub(super) fn due(identity: &Identity, life: Duration) -> DateTime<Utc> {
 
 async fn renew_in_time(
     ca: &ClusterCa,
-    mut identity: Identity,
+    certified: &watch::Sender<Identity>,
     endpoint: &Endpoint,
     state_dir: &Path,
     life: Duration,
 ) {
     loop {
+        let identity = certified.borrow().clone();
         let left = (due(&identity, life) - Utc::now()).to_std().unwrap_or_default();
         if !left.is_zero() {
             // In short naps: a machine that was suspended has not counted the time.
@@ -48,11 +44,11 @@ async fn renew_in_time(
         match renew(ca, &identity, endpoint, state_dir, life) {
             Ok(fresh) => {
                 tracing::info!(until = %fresh.expires_at(), "renewed the node's certificate");
-                identity = fresh;
+                certified.send_replace(fresh);
             }
             Err(error) => tracing::error!(error = format!("{error:#}"), "renew the node's certificate"),
         }
-        if due(&identity, life) <= Utc::now() {
+        if due(&certified.borrow(), life) <= Utc::now() {
             // It failed, or the CA itself is about to end.
             tokio::time::sleep(LOOK).await;
         }
@@ -93,6 +89,7 @@ mod tests {
         let socket = transport::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let endpoint = transport::server_endpoint(socket, &first).unwrap();
         let address = endpoint.local_addr().unwrap().to_string();
+        let certified = watch::Sender::new(first.clone());
         let visit = async {
             while Identity::load(directory.path()).unwrap().expires_at() == first.expires_at() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -115,7 +112,7 @@ mod tests {
         tokio::select! {
             () = visit => {}
             () = serve => panic!("the endpoint has ended"),
-            () = renew_in_time(&ca, first.clone(), &endpoint, directory.path(), LIFE) => {}
+            () = renew_in_time(&ca, &certified, &endpoint, directory.path(), LIFE) => {}
         }
     }
 

@@ -94,6 +94,7 @@ mod tests {
         CloneRecord {
             id: format!("{resource}-k3v9x2mq").parse().unwrap(),
             request_id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+            attempt: 1,
             owner: "o".repeat(128).parse().unwrap(),
             snapshot: SnapshotId {
                 base: base(resource),

@@ -13,14 +13,14 @@ use zdap_proto::message::{EnrolRequest, Invited, Reply, Request, TunnelHello, Tu
 use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Close, Purpose};
 
-use crate::world::{Machine, Running, by_hand, deaf, enrol, opened, server_name};
+use crate::world::{Machine, Running, bare, by_hand, deaf, enrol, opened, server_name};
 
 #[tokio::test]
 async fn a_request_that_cannot_be_understood_is_answered_with_the_reason() {
     let node = Machine::new("a").start().await;
     let ada = node.user("ada").await;
     let long = u32::try_from(REQUEST_CAP + 1).unwrap().to_le_bytes();
-    let mut trailing = frame::encode(&Request::Status, REQUEST_CAP).unwrap();
+    let mut trailing = frame::encode(&bare(Request::ListNodes), REQUEST_CAP).unwrap();
     trailing[0] += 1;
     trailing.push(7);
     let cases: [(&[u8], &str); 5] = [
@@ -44,7 +44,7 @@ async fn a_request_that_cannot_be_understood_is_answered_with_the_reason() {
         };
         assert!(refusal.message.contains(reason), "{bytes:?}: {refusal}");
     }
-    ada.ask(&Request::Status).await.unwrap();
+    ada.ask(&Request::ListNodes).await.unwrap();
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn whoever_stops_in_the_middle_of_a_frame_or_never_reads_is_let_go() {
     timeout(DEADLINE, let_go)
         .await
         .expect("nobody is waited for longer than the deadline");
-    ada.ask(&Request::Status).await.unwrap();
+    ada.ask(&Request::ListNodes).await.unwrap();
 }
 
 #[tokio::test]
@@ -103,19 +103,20 @@ async fn a_client_that_never_reads_its_answers_hinders_neither_the_others_nor_th
     let mut held = Vec::new();
     for _ in 0..60 {
         let mut control = deaf_control.open_bi().await.unwrap();
-        frame::write(&mut control.0, &Request::Status, REQUEST_CAP)
+        frame::write(&mut control.0, &bare(Request::ListNodes), REQUEST_CAP)
             .await
             .unwrap();
         let mut tunnel = deaf_tunnel.open_bi().await.unwrap();
         let hello = TunnelHello {
             clone: clone.id.clone(),
+            on_behalf_of: None,
         };
         frame::write(&mut tunnel.0, &hello, REQUEST_CAP).await.unwrap();
         held.push((control, tunnel));
     }
     let honest = async {
         for _ in 0..20 {
-            ada.ask(&Request::Status).await.unwrap();
+            ada.ask(&Request::ListNodes).await.unwrap();
             node.echo(&ada.identity, &clone.id).await.unwrap();
         }
     };
@@ -135,7 +136,7 @@ async fn more_requests_than_are_allowed_at_once_wait_for_their_turn() {
     for _ in 0..64 {
         held.push(half_a_frame(&ada.connection).await);
     }
-    let mut waiting = std::pin::pin!(ada.ask(&Request::Status));
+    let mut waiting = std::pin::pin!(ada.ask(&Request::ListNodes));
     let early = timeout(Duration::from_millis(200), &mut waiting).await;
     assert!(early.is_err(), "{early:?}");
     drop(held);
@@ -169,7 +170,7 @@ async fn a_thousand_newcomers_who_say_nothing_keep_out_neither_a_client_nor_a_ne
     enrol(&node.token(invited).await, Wanted::User { name: None })
         .await
         .expect("there is room for a newcomer");
-    ada.ask(&Request::Status).await.unwrap();
+    ada.ask(&Request::ListNodes).await.unwrap();
     let gone = async {
         for connection in silent {
             connection.closed().await;
@@ -205,6 +206,7 @@ async fn a_peer_with_too_many_connections_gets_no_more_until_one_has_gone() {
             let (mut send, mut receive) = connection.open_bi().await.unwrap();
             let hello = TunnelHello {
                 clone: clone.id.clone(),
+                on_behalf_of: None,
             };
             // One that is closed again takes no hello, or gives no answer to it.
             if frame::write(&mut send, &hello, REQUEST_CAP).await.is_ok()

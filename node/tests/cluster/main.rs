@@ -3,7 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod floods;
+mod gateway;
+mod members;
+mod placing;
 mod refusals;
 mod retries;
+mod rights;
+mod silent;
+mod spread;
 mod strangers;
+mod together;
 mod world;

@@ -119,7 +119,7 @@ async fn a_relays_certificate_opens_its_one_clone_and_asks_for_nothing() {
 
     let relay = node.client(identity.clone()).await;
     let mut requests = vec![
-        Request::Status,
+        Request::ListNodes,
         Request::ListResources,
         Request::ListSnapshots { resource: None },
         list(false),
@@ -161,8 +161,10 @@ async fn what_is_not_there_is_named() {
     let unknown = Request::CreateClone {
         resource: "users".parse().unwrap(),
         snapshot: None,
+        node: None,
         owner: None,
         request_id: RequestId::random(),
+        attempt: 0,
     };
     let refusal = ada.ask(&unknown).await.unwrap_err();
     assert_eq!(
@@ -172,8 +174,10 @@ async fn what_is_not_there_is_named() {
     let too_old = Request::CreateClone {
         resource: "orders".parse().unwrap(),
         snapshot: Some("1999-01-01T00:00:00Z".parse().unwrap()),
+        node: None,
         owner: None,
         request_id: RequestId::random(),
+        attempt: 0,
     };
     let refusal = ada.ask(&too_old).await.unwrap_err();
     assert_eq!(
@@ -211,8 +215,10 @@ fn for_admins() -> [(Request, &'static str); 5] {
     let for_another = Request::CreateClone {
         resource: "orders".parse().unwrap(),
         snapshot: None,
+        node: None,
         owner: Some("ada".parse().unwrap()),
         request_id: RequestId::random(),
+        attempt: 0,
     };
     let restore = Request::CreateSnapshot {
         resource,
@@ -246,7 +252,7 @@ fn token(invited: Invited) -> Request {
 }
 
 fn listed(answer: Result<Answer, Refusal>) -> usize {
-    let Ok(Answer::Clones(clones)) = answer else {
+    let Ok(Answer::Clones { clones, .. }) = answer else {
         panic!("{answer:?}")
     };
     clones.len()

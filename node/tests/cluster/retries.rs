@@ -13,7 +13,7 @@ use zdap_proto::name::RequestId;
 use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::{self, Purpose};
 
-use crate::world::{Machine, Running, by_hand, created, deaf, opened, order};
+use crate::world::{Machine, Running, bare, by_hand, created, deaf, opened, order};
 
 #[tokio::test]
 async fn the_same_request_many_times_at_once_and_again_later_gives_one_clone() {
@@ -165,7 +165,7 @@ async fn a_node_that_stops_finishes_what_it_does_and_takes_nothing_new() {
     let machine = Machine::new("a");
     let node = slow_start(&machine).await;
     let ada = node.user("ada").await;
-    let frame = frame::encode(&Request::ListResources, REQUEST_CAP).unwrap();
+    let frame = frame::encode(&bare(Request::ListResources), REQUEST_CAP).unwrap();
     let (first, rest) = frame.split_at(1);
     let mut half = ada.connection.open_bi().await.unwrap();
     half.0.write_all(first).await.unwrap();
@@ -205,14 +205,14 @@ async fn a_node_that_stops_finishes_what_it_does_and_takes_nothing_new() {
 async fn give_up_half_read(node: &Running, identity: &Identity, request_id: &RequestId) {
     let connection = opened(node, by_hand(node, Some(identity), Purpose::Control, deaf())).await;
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    frame::write(&mut send, &order(request_id), REQUEST_CAP)
+    frame::write(&mut send, &bare(order(request_id)), REQUEST_CAP)
         .await
         .unwrap();
     receive.read_exact(&mut [0]).await.unwrap();
     receive.stop(ABANDONED).unwrap();
     // What is asked after it is answered after it.
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    frame::write(&mut send, &Request::Status, REQUEST_CAP)
+    frame::write(&mut send, &bare(Request::ListNodes), REQUEST_CAP)
         .await
         .unwrap();
     receive.read_exact(&mut [0]).await.unwrap();

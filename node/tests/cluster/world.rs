@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -13,10 +14,16 @@ use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, Transpor
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::io::AsyncReadExt;
+use tokio::runtime::Runtime;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use zdap_node::clock::Clock;
+use zdap_node::cluster::{GossipSetup, View};
 use zdap_node::config::{Config, StorageChoice};
 use zdap_node::faults::Faults;
+use zdap_node::machine::Figures;
+use zdap_node::node::Node;
 use zdap_node::state::{self, StateDir};
 use zdap_node::storage::Storage;
 use zdap_node::{Parts, runtime, storage};
@@ -25,7 +32,7 @@ use zdap_proto::control::{CallError, call};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
 use zdap_proto::message::{
-    Answer, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TokenText,
+    Answer, Call, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TokenText,
     TunnelHello, TunnelReply, Wanted,
 };
 use zdap_proto::name::{CloneId, RequestId};
@@ -34,12 +41,17 @@ use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Purpose};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+/// Longer than anything takes, also on a machine that does much else.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A machine with the resource `orders`: its disk, its engine and its state directory outlive the node that runs on it.
 pub(crate) struct Machine {
     pub(crate) storage: storage::memory::Memory,
     pub(crate) runtime: runtime::memory::Memory,
+    /// Of nodes that run apart.
+    pub(crate) faults: Faults,
     name: &'static str,
+    figures: Figures,
     state: Arc<TempDir>,
     resources: Arc<TempDir>,
 }
@@ -53,6 +65,16 @@ pub(crate) struct Running {
     served: JoinHandle<anyhow::Result<()>>,
     /// The directories it works on.
     _machine: [Arc<TempDir>; 2],
+}
+
+/// A node on a runtime of its own.
+pub(crate) struct Apart {
+    running: Option<Running>,
+    /// Gone when the node is.
+    pub(crate) node: Weak<Node>,
+    /// What it believes.
+    pub(crate) views: watch::Receiver<Arc<View>>,
+    runtime: Option<Runtime>,
 }
 
 /// Somebody with a certificate, connected for requests.
@@ -76,10 +98,50 @@ impl Machine {
         Self {
             storage: storage::memory::Memory::new(),
             runtime: runtime::memory::Memory::new().with_echo(),
+            faults: Faults::none(),
             name,
+            figures: Figures::Fixed(zdap_node::machine::Machine {
+                available_memory_bytes: 64 << 30,
+                total_memory_bytes: 64 << 30,
+                load: [0.0; 3],
+            }),
             state: Arc::new(tempfile::tempdir().unwrap()),
             resources: Arc::new(resources),
         }
+    }
+
+    /// A machine of so many times the size.
+    pub(crate) fn of_weight(name: &'static str, weight: u64) -> Self {
+        let machine = Self::new(name);
+        let bytes = weight << 40;
+        machine.storage.set_capacity(storage::Capacity {
+            free_bytes: bytes,
+            total_bytes: bytes,
+        });
+        Self {
+            figures: Figures::Fixed(zdap_node::machine::Machine {
+                available_memory_bytes: weight << 36,
+                total_memory_bytes: weight << 36,
+                load: [0.0; 3],
+            }),
+            ..machine
+        }
+    }
+
+    /// Adds a line to the resource file.
+    pub(crate) fn with_setting(self, line: &str) -> Self {
+        let file = self.resources.path().join("orders.resource.yml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}{line}\n")).unwrap();
+        self
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
     }
 
     pub(crate) fn invites(&self) -> PathBuf {
@@ -103,27 +165,11 @@ impl Machine {
         port: u16,
         token: Option<&Token>,
     ) -> anyhow::Result<Running> {
-        let config = Config {
-            storage: StorageChoice::Directory(PathBuf::from("/in/memory")),
-            config_dir: self.resources.path().to_owned(),
-            network_address: "127.0.0.1".parse().map_err(anyhow::Error::msg)?,
-            api_port: port,
-            state_dir: self.state.path().to_owned(),
-            node_name: self.name.parse()?,
-            runtime: None,
-        };
-        let state = StateDir::lock(&config.state_dir)?;
-        let membership = state::membership(&state, &config.node_name, token, Utc::now()).await?;
-        let identity = membership.identity.clone();
-        let parts = Parts {
-            resources: zdap_node::resource::watch::open(&config.config_dir)?,
-            state,
-            membership,
-            socket: bind(port).await?,
-            storage: Arc::new(self.storage.reopened(faults)),
-            runtime: Arc::new(self.runtime.clone()),
-        };
-        let address = parts.socket.local_addr()?.to_string();
+        let (config, parts) = self.parts(faults, port, token).await?;
+        let (address, identity) = (
+            parts.socket.local_addr()?.to_string(),
+            parts.membership.identity.clone(),
+        );
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(async move {
             let shutdown = async {
@@ -139,6 +185,101 @@ impl Machine {
             served,
             _machine: [Arc::clone(&self.state), Arc::clone(&self.resources)],
         })
+    }
+
+    /// Starts a node that can be watched, and killed: it runs apart from the test.
+    pub(crate) async fn start_apart(&self, port: u16, token: Option<&Token>) -> anyhow::Result<Apart> {
+        let (config, parts) = self.parts(self.faults.clone(), port, token).await?;
+        let (address, identity) = (
+            parts.socket.local_addr()?.to_string(),
+            parts.membership.identity.clone(),
+        );
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = oneshot::channel();
+        let (show, shown) = oneshot::channel();
+        let mut served = runtime.spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            let started = |node: &Arc<Node>| {
+                let _ = show.send((Arc::downgrade(node), node.cluster.watch()));
+            };
+            zdap_node::serve_watched(&config, parts, started, shutdown).await
+        });
+        let runtime = Some(runtime);
+        let (node, views) = tokio::select! {
+            Ok(shown) = shown => shown,
+            ended = &mut served => {
+                let mut runtime = runtime;
+                if let Some(runtime) = runtime.take() {
+                    runtime.shutdown_background();
+                }
+                return Err(ended?.unwrap_err());
+            }
+        };
+        let running = Running {
+            address,
+            ca: ClusterCa::load(self.state.path())?,
+            identity,
+            stop,
+            served,
+            _machine: [Arc::clone(&self.state), Arc::clone(&self.resources)],
+        };
+        Ok(Apart {
+            running: Some(running),
+            node,
+            views,
+            runtime,
+        })
+    }
+
+    /// A second machine with a copy of this one's state directory.
+    pub(crate) fn cloned(&self) -> Self {
+        let copy = Self::new(self.name);
+        for file in std::fs::read_dir(self.state.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.state.path().join(file.file_name())).unwrap();
+        }
+        copy
+    }
+
+    async fn parts(
+        &self,
+        faults: Faults,
+        port: u16,
+        token: Option<&Token>,
+    ) -> anyhow::Result<(Config, Parts)> {
+        let config = Config {
+            storage: StorageChoice::Directory {
+                path: PathBuf::from("/in/memory"),
+                size: None,
+            },
+            config_dir: self.resources.path().to_owned(),
+            network_address: "127.0.0.1".parse().map_err(anyhow::Error::msg)?,
+            api_port: port,
+            state_dir: self.state.path().to_owned(),
+            node_name: self.name.parse()?,
+            runtime: None,
+        };
+        let state = StateDir::lock(&config.state_dir)?;
+        let membership = state::membership(&state, &config.node_name, token, Utc::now()).await?;
+        let socket = bind(port).await?;
+        let parts = Parts {
+            address: socket.local_addr()?,
+            socket: socket.into(),
+            resources: zdap_node::resource::watch::open(&config.config_dir)?,
+            state,
+            membership,
+            storage: Arc::new(self.storage.reopened(faults)),
+            runtime: Arc::new(self.runtime.clone()),
+            clock: Clock::Machine,
+            figures: self.figures,
+            gossip: GossipSetup::default(),
+        };
+        Ok((config, parts))
     }
 
     pub(crate) async fn clones(&self) -> Vec<CloneRecord> {
@@ -230,7 +371,10 @@ impl Running {
             .await
             .unwrap();
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
-        let hello = TunnelHello { clone: clone.clone() };
+        let hello = TunnelHello {
+            clone: clone.clone(),
+            on_behalf_of: None,
+        };
         frame::write(&mut send, &hello, REQUEST_CAP).await.unwrap();
         match frame::read(&mut receive, REPLY_CAP).await.unwrap() {
             TunnelReply::Open => Ok((connection, send, receive)),
@@ -243,9 +387,60 @@ impl Running {
         let (_connection, mut send, mut receive) = self.tunnel(identity, clone).await?;
         send.write_all(b"select 1").await.unwrap();
         send.finish().unwrap();
-        let back = receive.read_to_end(64).await.unwrap();
+        let back = rest(&mut receive).await.unwrap();
         assert_eq!(back, b"select 1");
         Ok(())
+    }
+}
+
+/// Returns what is left of a stream. Not by quinn's own `read_to_end`, which miscounts a stream whose beginning was read in
+/// order.
+pub(crate) async fn rest(receive: &mut RecvStream) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    AsyncReadExt::read_to_end(receive, &mut bytes).await?;
+    Ok(bytes)
+}
+
+impl Apart {
+    /// Waits until the node believes something.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&View) -> bool) {
+        let mut views = self.views.clone();
+        let waited = tokio::time::timeout(SOON, views.wait_for(|view| is_so(view))).await;
+        if !matches!(waited, Ok(Ok(_))) {
+            panic!("{what}: {:#?}", self.views.borrow());
+        }
+    }
+
+    /// Ends the node as a crash does: nobody is told anything.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    /// Asks the node to stop, and waits until it has.
+    pub(crate) async fn stop(mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop().await;
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Deref for Apart {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -261,6 +456,11 @@ impl Client {
 
     pub(crate) async fn create(&self) -> CloneView {
         created(self.ask(&order(&RequestId::random())).await.unwrap())
+    }
+
+    /// Makes a clone on a node of its choice.
+    pub(crate) async fn create_at(&self, node: &str) -> CloneView {
+        created(self.ask(&order_at(node, &RequestId::random())).await.unwrap())
     }
 
     pub(crate) async fn restore(&self) {
@@ -298,8 +498,34 @@ pub(crate) fn order(request_id: &RequestId) -> Request {
     Request::CreateClone {
         resource: "orders".parse().unwrap(),
         snapshot: None,
+        node: None,
         owner: None,
         request_id: request_id.clone(),
+        attempt: 0,
+    }
+}
+
+pub(crate) fn order_at(node: &str, request_id: &RequestId) -> Request {
+    let mut request = order(request_id);
+    if let Request::CreateClone { node: pinned, .. } = &mut request {
+        *pinned = Some(node.parse().unwrap());
+    }
+    request
+}
+
+/// The same request once more, maybe of another node.
+pub(crate) fn retry(mut request: Request) -> Request {
+    if let Request::CreateClone { attempt, .. } = &mut request {
+        *attempt += 1;
+    }
+    request
+}
+
+/// A request of one's own, as the first frame of a stream.
+pub(crate) fn bare(request: Request) -> Call {
+    Call {
+        on_behalf_of: None,
+        request,
     }
 }
 
@@ -403,7 +629,7 @@ pub(crate) async fn turned_away(node: &Running, identity: Option<&Identity>, pur
         Ok(connection) => {
             // Whatever is asked meanwhile goes unanswered.
             let (mut send, mut receive) = connection.open_bi().await.unwrap();
-            let _ = frame::write(&mut send, &Request::Status, REQUEST_CAP).await;
+            let _ = frame::write(&mut send, &bare(Request::ListNodes), REQUEST_CAP).await;
             let answer = frame::read::<Answer, _>(&mut receive, REPLY_CAP).await;
             assert!(answer.is_err(), "{answer:?}");
             connection.closed().await

@@ -8,15 +8,24 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use chrono::Utc;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::watch;
 use zdap_node::bases::{Bases, RestoreState};
+use zdap_node::clock::Clock;
 use zdap_node::clones::{Clones, Order};
+use zdap_node::cluster::{Cluster, GossipSetup};
 use zdap_node::faults::Faults;
 use zdap_node::invites::Invites;
+use zdap_node::machine::Figures;
 use zdap_node::node::Node;
+use zdap_node::peers::Peers;
+use zdap_node::requests::{Located, Placing};
+use zdap_node::reserve::Reservations;
 use zdap_node::resource::Resource;
 use zdap_node::resource::catalogue::Catalogue;
 use zdap_node::runtime::{self, InstanceId, Runtime};
@@ -24,6 +33,7 @@ use zdap_node::storage::{self, Storage};
 use zdap_proto::identity::{ClusterCa, Subject};
 use zdap_proto::message::{CloneRecord, CloneState};
 use zdap_proto::name::{RequestId, UserName};
+use zdap_proto::transport;
 
 /// The disk and the engine, which outlive every node; a base of `orders`; a clone of Bob's.
 pub(crate) struct World {
@@ -117,8 +127,28 @@ impl Life {
         let instances = engine.instances().await.unwrap();
         let bases = Bases::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, stopping);
         let clones = Clones::adopt(Arc::clone(&storage), Arc::clone(&runtime), &inventory, &instances);
+        let (cluster, _) = Cluster::open(
+            state.path(),
+            ca.cluster().clone(),
+            name.clone(),
+            "127.0.0.1:1".parse().unwrap(),
+            "127.0.0.1:1".to_owned(),
+            GossipSetup::default(),
+        )
+        .unwrap();
+        let certified = watch::Sender::new(identity.clone());
+        let endpoint = transport::client_endpoint().unwrap();
+        let peers = Peers::new(endpoint, certified.subscribe(), cluster.watch());
         let node = Node {
             name,
+            peers: Arc::new(peers),
+            reservations: Reservations::default(),
+            placing: Placing::open(state.path(), StdRng::seed_from_u64(1)).unwrap(),
+            located: Located::default(),
+            certified,
+            is_measured: AtomicBool::new(true),
+            figures: Figures::Proc,
+            cluster,
             address: "127.0.0.1:1".to_owned(),
             invites: Invites::load(state.path().join("invites.json")).unwrap(),
             relay_program: PathBuf::new(),
@@ -131,6 +161,7 @@ impl Life {
             catalogue,
             storage,
             runtime,
+            clock: Clock::Machine,
         };
         let resource = Arc::clone(resource);
         Self {
@@ -165,6 +196,7 @@ impl Life {
                 .expect("the world has a base"),
             owner: owner.parse().unwrap(),
             request_id: request_id.clone(),
+            attempt: 0,
             now: Utc::now(),
         };
         self.node

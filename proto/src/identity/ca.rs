@@ -195,10 +195,17 @@ fn params(
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(IdentityError::Make)?)];
-    params.serial_number = Some(SerialNumber::from_slice(&rand::rng().random::<[u8; 16]>()));
+    params.serial_number = Some(serial_number());
     params.not_before = date(now - CLOCK_SKEW);
     params.not_after = date(now.checked_add_signed(lifetime).unwrap_or(now));
     Ok(params)
+}
+
+/// Returns a random number that takes 16 bytes as a DER integer, whichever it is, so that all certificates are equally long.
+fn serial_number() -> SerialNumber {
+    let mut bytes = rand::rng().random::<[u8; 16]>();
+    bytes[0] = bytes[0] & 0x3f | 0x40;
+    SerialNumber::from_slice(&bytes)
 }
 
 fn date(time: DateTime<Utc>) -> OffsetDateTime {

@@ -180,3 +180,15 @@ fn a_key_file_that_others_can_read_or_that_is_cut_off_is_refused_by_name() {
     assert!(error.to_string().contains("(mode 0640)"), "{error}");
     assert!(error.hint().unwrap().starts_with("`chmod 600 "));
 }
+
+#[test]
+fn a_certificate_is_renewed_when_a_third_of_its_life_is_left() {
+    let now = Utc::now();
+    let subject = Subject::User("ada".parse().unwrap());
+    let identity = ca()
+        .identity(&subject, Duration::from_secs(89 * 24 * 3600), now)
+        .unwrap();
+    let left = identity.expires_at() - identity.renew_from();
+    assert!((left.num_days() - 29).abs() <= 1, "{left}");
+    assert!(identity.renew_from() > now);
+}

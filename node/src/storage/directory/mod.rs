@@ -37,6 +37,8 @@ use tree::Tree;
 #[derive(Debug)]
 pub struct Directory {
     tree: Arc<Tree>,
+    /// What it may take of the disk, in bytes.
+    size: Option<u64>,
     /// Whose limits of size have been warned of.
     unlimited: Mutex<BTreeSet<ResourceName>>,
 }
@@ -52,8 +54,16 @@ impl Directory {
         let tree = on_thread(move || Tree::open(root, &owner)).await?;
         Ok(Self {
             tree: Arc::new(tree),
+            size: None,
             unlimited: Mutex::default(),
         })
+    }
+
+    /// Counts no more than so many bytes as room, whatever the disk has. What is shared between files counts as often as it
+    /// is shared.
+    #[must_use]
+    pub fn with_size(self, bytes: Option<u64>) -> Self {
+        Self { size: bytes, ..self }
     }
 
     /// Returns whether this is the first clone of the resource that has a limit.
@@ -124,7 +134,8 @@ impl Storage for Directory {
     }
 
     async fn capacity(&self) -> Result<Capacity, StorageError> {
-        self.work(|tree, _| tree.capacity()).await
+        let size = self.size;
+        self.work(move |tree, _| tree.capacity(size)).await
     }
 }
 

@@ -255,7 +255,18 @@ impl Tree {
         }
     }
 
-    pub(super) fn capacity(&self) -> Result<Capacity, StorageError> {
+    /// Returns the room on the disk, or what is left of `size` bytes where that is less.
+    pub(super) fn capacity(&self, size: Option<u64>) -> Result<Capacity, StorageError> {
+        let disk = self.disk()?;
+        let Some(size) = size else { return Ok(disk) };
+        let left = size.saturating_sub(files::bytes_below(&self.root)?);
+        Ok(Capacity {
+            free_bytes: left.min(disk.free_bytes),
+            total_bytes: size.min(disk.total_bytes),
+        })
+    }
+
+    fn disk(&self) -> Result<Capacity, StorageError> {
         let found = rustix::fs::statvfs(&self.root)
             .map_err(|error| failed("ask for the free space of", &self.root, error.into()))?;
         let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);

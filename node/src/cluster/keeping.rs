@@ -1,0 +1,59 @@
+//! What is written down of the cluster as it changes, for the next start.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::files::Remembered;
+use super::{Cluster, View};
+
+impl Cluster {
+    /// Keeps in the state directory who the other nodes are and where, until dropped.
+    pub(crate) async fn keep_members(self) {
+        let mut views = self.watch();
+        let mut written = BTreeSet::new();
+        loop {
+            let members = self.members(&views.borrow_and_update());
+            // While nobody is known yet, those who were are what is left to go by.
+            if !members.is_empty() {
+                if members != written {
+                    match self.board.files.write_members(&members) {
+                        Ok(()) => written = members,
+                        Err(error) => tracing::error!(%error, "write down where the other nodes are"),
+                    }
+                }
+                tokio::time::sleep(WRITTEN).await;
+            }
+            if views.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps in the state directory who is a user and who is revoked, as other nodes tell, until dropped.
+    pub(crate) async fn keep_names(self) {
+        loop {
+            self.board.unwritten.notified().await;
+            while let Err(error) = self.board.write_names() {
+                tracing::error!(%error, "write down who is a user and who is revoked");
+                tokio::time::sleep(WRITTEN).await;
+            }
+        }
+    }
+
+    fn members(&self, view: &View) -> BTreeSet<Remembered> {
+        let others = view.members.iter().filter(|(name, _)| **name != view.me);
+        let members = others.map(|(name, seen)| {
+            let told = seen.catalog.as_ref().map(|catalog| catalog.facts.address.clone());
+            let before = self.board.remembered.iter().find(|before| before.is(name));
+            let address = told.or_else(|| before.map(|before| before.address.clone()));
+            Remembered {
+                address: address.unwrap_or_else(|| seen.address.to_string()),
+                member: Some((name.clone(), seen.address)),
+            }
+        });
+        members.collect()
+    }
+}
+
+/// Members are looked at at most this often, and what could not be written is tried again after it.
+const WRITTEN: Duration = Duration::from_secs(3);

@@ -1,0 +1,115 @@
+//! What a node believes of the others.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use zdap_proto::digest::NodeDigest;
+use zdap_proto::name::NodeName;
+
+use crate::catalog::Catalog;
+use crate::gossip::{Member, MemberState};
+
+/// What a node believes of the cluster.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Who believes it.
+    pub me: NodeName,
+    /// All nodes that were ever known, this one included: what a node has stays, however long it is down.
+    pub members: BTreeMap<NodeName, Seen>,
+}
+
+/// A node as it is seen.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Where its packets go.
+    pub address: SocketAddr,
+    /// How it is.
+    pub state: MemberState,
+    /// Its life; it grows when the node starts, and when it was given up and came back. 0 until something is heard of it.
+    pub epoch: u64,
+    /// The newest digest that was heard.
+    pub digest: Option<Heard>,
+    /// What it last told of itself, as far as it has come.
+    pub catalog: Option<Arc<Catalog>>,
+}
+
+/// A digest, and when it came by this machine's clock.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// It.
+    pub digest: NodeDigest,
+    /// When it came; of this node itself, when it was last looked at.
+    pub at: Instant,
+}
+
+impl Seen {
+    /// Returns where clients and nodes connect, `host:port`, as the node itself says.
+    pub fn host_port(&self) -> String {
+        match &self.catalog {
+            Some(catalog) => catalog.facts.address.clone(),
+            None => self.address.to_string(),
+        }
+    }
+
+    /// A node that was met in an earlier life of this one.
+    pub(super) fn before(address: SocketAddr) -> Self {
+        Self {
+            address,
+            state: MemberState::Down,
+            epoch: 0,
+            digest: None,
+            catalog: None,
+        }
+    }
+
+    /// Whether something was heard of it in this life.
+    pub(super) fn is_met(&self) -> bool {
+        self.epoch > 0
+    }
+
+    /// Whether its digest tells of a catalog that is not held.
+    pub(super) fn is_stale(&self) -> bool {
+        let wanted = self.digest.as_ref().map(|heard| &heard.digest.report);
+        let held = self.catalog.as_ref().map(|catalog| catalog.hash);
+        wanted.is_some_and(|report| report.catalog_version > 0 && Some(report.catalog_hash) != held)
+    }
+}
+
+impl View {
+    /// Returns whether the member is new.
+    pub(super) fn note(&mut self, member: Member) -> bool {
+        let Member {
+            name,
+            address,
+            state,
+            epoch,
+            ..
+        } = member;
+        match self.members.get_mut(&name) {
+            Some(seen) => {
+                (seen.address, seen.state, seen.epoch) = (address, state, epoch);
+                false
+            }
+            None => {
+                let seen = Seen {
+                    address,
+                    state,
+                    epoch,
+                    digest: None,
+                    catalog: None,
+                };
+                self.members.insert(name, seen);
+                true
+            }
+        }
+    }
+
+    /// What a node says before it is a member is found when it is one.
+    pub(super) fn overhear(&mut self, digest: NodeDigest, at: Instant) {
+        if let Some(seen) = self.members.get_mut(&digest.node) {
+            seen.digest = Some(Heard { digest, at });
+        }
+    }
+}

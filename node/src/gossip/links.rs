@@ -1,0 +1,250 @@
+//! Connections to other nodes: one for each address, opened by whoever first has something for it, and kept.
+//!
+//! A connection whose node has restarted ends at the first packet that the new process gets and does not understand (it
+//! answers with a reset); the next packet opens another. So nothing is asked of a connection before it is used.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{Connection, Endpoint, SendDatagramError};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use zdap_proto::connect::{ConnectError, connect};
+use zdap_proto::identity::Identity;
+use zdap_proto::transport::Purpose;
+
+/// The connections of one node to the others. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Links(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    endpoint: Endpoint,
+    identity: watch::Receiver<Identity>,
+    links: Mutex<BTreeMap<SocketAddr, Arc<Link>>>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// None could be opened.
+    #[error("no connection to {0}")]
+    Connect(SocketAddr, #[source] ConnectError),
+    /// Nobody has answered in time.
+    #[error("no answer from {0} within {ms} ms", ms = DIAL.as_millis())]
+    NoAnswer(SocketAddr),
+    /// It failed a moment ago.
+    #[error("{0} did not answer a moment ago")]
+    Resting(SocketAddr),
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    /// Held by the one who dials.
+    turn: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: Option<Open>,
+    /// Packets that came while it was dialled.
+    waiting: VecDeque<Bytes>,
+    resting_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Open {
+    connection: Connection,
+    since: Instant,
+    /// Room for packets that are to be sent, while there is none.
+    room: usize,
+}
+
+impl Links {
+    pub(crate) fn new(endpoint: Endpoint, identity: watch::Receiver<Identity>) -> Self {
+        Self(Arc::new(Shared {
+            endpoint,
+            identity,
+            links: Mutex::default(),
+        }))
+    }
+
+    /// Sends a packet, or loses it. Dials in a task if there is no connection yet.
+    pub(crate) fn send(&self, to: SocketAddr, packet: Bytes) {
+        let link = self.link(to);
+        let mut state = link.state();
+        if let Some(connection) = state.connection() {
+            match connection.send_datagram(packet.clone()) {
+                Ok(()) => return,
+                Err(SendDatagramError::ConnectionLost(_)) => state.open = None,
+                Err(error) => return tracing::debug!(%to, %error, "send a packet"),
+            }
+        }
+        if state.is_resting() {
+            return;
+        }
+        let is_dialled = !state.waiting.is_empty();
+        if state.waiting.len() == MAX_WAITING {
+            state.waiting.pop_front();
+        }
+        state.waiting.push_back(packet);
+        if !is_dialled {
+            let links = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = links.connection(to).await {
+                    tracing::debug!(error = zdap_proto::refusal::chain(&error), "lose packets");
+                }
+            });
+        }
+    }
+
+    /// Has the connection to an address opened anew for the next packet, unless it is young: two nodes that meet connect to
+    /// each other, and would go on to do so for ever.
+    pub(crate) fn doubt(&self, to: SocketAddr) {
+        let link = self.links().get(&to).map(Arc::clone);
+        if let Some(link) = link {
+            let mut state = link.state();
+            state.open.take_if(|open| open.since.elapsed() > YOUNG);
+        }
+    }
+
+    /// Returns the connection to an address, a new one if there is none.
+    pub(crate) async fn connection(&self, to: SocketAddr) -> Result<Connection, LinkError> {
+        let link = self.link(to);
+        let _turn = link.turn.lock().await;
+        {
+            let mut state = link.state();
+            if let Some(connection) = state.connection() {
+                state.flush(&connection);
+                return Ok(connection);
+            }
+            if state.is_resting() {
+                state.waiting.clear();
+                return Err(LinkError::Resting(to));
+            }
+        }
+        let identity = self.0.identity.borrow().clone();
+        let address = to.to_string();
+        let dialled = connect(&self.0.endpoint, &identity, &address, Purpose::Gossip);
+        let result = match timeout(DIAL, dialled).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(LinkError::Connect(to, error)),
+            Err(_) => Err(LinkError::NoAnswer(to)),
+        };
+        let mut state = link.state();
+        match &result {
+            Ok(connection) => {
+                state.open = Some(Open {
+                    connection: connection.clone(),
+                    since: Instant::now(),
+                    room: connection.datagram_send_buffer_space(),
+                });
+                state.flush(connection);
+            }
+            Err(_) => {
+                state.waiting.clear();
+                state.resting_until = Some(Instant::now() + REST);
+            }
+        }
+        result
+    }
+
+    /// Waits until what was sent has left this machine, for a while.
+    pub(crate) async fn flushed(&self) {
+        let flushed = async {
+            // QUIC says how much waits, and not when it is gone.
+            while self.is_busy() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if timeout(FLUSH, flushed).await.is_err() {
+            tracing::debug!("not all packets could be sent");
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        let links = self.links();
+        links.values().any(|link| {
+            let state = link.state();
+            let is_sending = state.open.as_ref().is_some_and(|open| {
+                open.connection.close_reason().is_none()
+                    && open.connection.datagram_send_buffer_space() < open.room
+            });
+            is_sending || !state.waiting.is_empty()
+        })
+    }
+
+    fn link(&self, to: SocketAddr) -> Arc<Link> {
+        let mut links = self.links();
+        if let Some(link) = links.get(&to) {
+            return Arc::clone(link);
+        }
+        // Addresses that nobody answers at come and go.
+        links.retain(|_, link| Arc::strong_count(link) > 1 || link.state().is_of_use());
+        Arc::clone(links.entry(to).or_default())
+    }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Link>>> {
+        self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    /// Held for no longer than it takes to copy a packet.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Returns the connection if it has not ended. One that ended as soon as it was opened was turned away.
+    fn connection(&mut self) -> Option<Connection> {
+        let open = self.open.as_ref()?;
+        if open.connection.close_reason().is_none() {
+            return Some(open.connection.clone());
+        }
+        if open.since.elapsed() < REST {
+            self.resting_until = Some(Instant::now() + REST);
+        }
+        self.open = None;
+        None
+    }
+
+    fn flush(&mut self, connection: &Connection) {
+        for packet in self.waiting.drain(..) {
+            // What cannot be sent is lost, as packets are.
+            let _ = connection.send_datagram(packet);
+        }
+    }
+
+    fn is_resting(&self) -> bool {
+        self.resting_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn is_of_use(&self) -> bool {
+        self.open
+            .as_ref()
+            .is_some_and(|open| open.connection.close_reason().is_none())
+            || !self.waiting.is_empty()
+            || self.is_resting()
+    }
+}
+
+/// The first packet of a handshake is sent again after 0.3 s and 0.9 s. Whoever comes back is then reached by a new attempt
+/// and not by the tail of an old one.
+const DIAL: Duration = Duration::from_millis(1500);
+/// Longer than two nodes take to meet.
+const YOUNG: Duration = Duration::from_secs(2);
+/// Whoever has not answered is left alone so long.
+const REST: Duration = Duration::from_millis(250);
+/// What the membership has to say to one node in the time of a handshake.
+const MAX_WAITING: usize = 8;
+/// For the last packets of a node that leaves; those that it has no connection for take a handshake.
+const FLUSH: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests;

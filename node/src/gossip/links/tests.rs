@@ -1,0 +1,135 @@
+use chrono::Utc;
+use zdap_proto::identity::{ClusterCa, Subject};
+use zdap_proto::transport;
+
+use super::*;
+
+/// A node that passes on the packets it gets.
+struct Listener {
+    address: SocketAddr,
+    packets: tokio::sync::mpsc::Receiver<Bytes>,
+}
+
+/// A port is free a moment after the node that had it has ended.
+async fn bind(port: u16) -> std::net::UdpSocket {
+    loop {
+        match transport::bind(SocketAddr::from(([127, 0, 0, 1], port))) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => tokio::task::yield_now().await,
+            bound => return bound.unwrap(),
+        }
+    }
+}
+
+fn identity(ca: &ClusterCa, name: &str) -> Identity {
+    let node = Subject::Node(name.parse().unwrap());
+    ca.identity(&node, Duration::from_secs(3600), Utc::now()).unwrap()
+}
+
+fn listen(ca: &ClusterCa, identity: &Identity, socket: std::net::UdpSocket) -> Listener {
+    let endpoint = transport::server_endpoint(socket, identity).unwrap();
+    let (sender, packets) = tokio::sync::mpsc::channel(64);
+    let cluster = ca.cluster().clone();
+    let address = endpoint.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Some(connecting) = transport::accept(&endpoint).await {
+            let connection = transport::handshake(connecting, &cluster)
+                .await
+                .unwrap()
+                .connection;
+            while let Ok(packet) = connection.read_datagram().await {
+                let _ = sender.send(packet).await;
+            }
+        }
+    });
+    Listener { address, packets }
+}
+
+fn links(ca: &ClusterCa) -> Links {
+    let identity = watch::Sender::new(identity(ca, "me")).subscribe();
+    Links::new(transport::client_endpoint().unwrap(), identity)
+}
+
+impl Listener {
+    async fn next(&mut self) -> Bytes {
+        let next = timeout(Duration::from_secs(10), self.packets.recv());
+        next.await
+            .expect("a packet is on its way")
+            .expect("the listener runs")
+    }
+}
+
+#[tokio::test]
+async fn packets_for_several_new_addresses_arrive_and_so_do_those_after() {
+    let ca = ClusterCa::found(Utc::now()).unwrap();
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c"] {
+        nodes.push(listen(&ca, &identity(&ca, name), bind(0).await));
+    }
+    let links = links(&ca);
+    for round in 0..2_u8 {
+        for node in &nodes {
+            links.send(node.address, vec![round; 1162].into());
+        }
+        for node in &mut nodes {
+            assert_eq!(node.next().await, vec![round; 1162]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn packets_that_wait_for_a_connection_are_few_and_the_newest() {
+    let ca = ClusterCa::found(Utc::now()).unwrap();
+    let mut node = listen(&ca, &identity(&ca, "a"), bind(0).await);
+    let links = links(&ca);
+    for number in 0..=u8::try_from(MAX_WAITING).unwrap() {
+        links.send(node.address, vec![number].into());
+    }
+    assert_eq!(node.next().await, vec![1]);
+}
+
+#[tokio::test]
+async fn a_node_that_has_restarted_is_reached_within_a_few_packets() {
+    let ca = ClusterCa::found(Utc::now()).unwrap();
+    let me = identity(&ca, "a");
+    let machine = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut first = {
+        let _on_it = machine.enter();
+        listen(&ca, &me, bind(0).await)
+    };
+    let links = links(&ca);
+    links.send(first.address, vec![1].into());
+    first.next().await;
+    let address = first.address;
+    drop(first);
+    // As a crash does it: nothing is said to anybody.
+    machine.shutdown_background();
+    let mut again = listen(&ca, &me, bind(address.port()).await);
+    let came = async {
+        loop {
+            links.send(address, vec![2].into());
+            if let Ok(Some(packet)) = timeout(Duration::from_millis(20), again.packets.recv()).await {
+                return packet;
+            }
+        }
+    };
+    let came = timeout(Duration::from_secs(2), came).await;
+    assert_eq!(came.expect("sooner than a suspect is given up"), vec![2]);
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_answers_at_is_left_alone_for_a_while() {
+    let ca = ClusterCa::found(Utc::now()).unwrap();
+    let nobody = bind(0).await;
+    let address = nobody.local_addr().unwrap();
+    let links = links(&ca);
+    let first = links.connection(address).await;
+    assert!(matches!(first, Err(LinkError::NoAnswer(_))), "{first:?}");
+    let second = links.connection(address).await;
+    assert!(matches!(second, Err(LinkError::Resting(_))), "{second:?}");
+    links.send(address, vec![1].into());
+    links.flushed().await;
+    assert!(!links.is_busy(), "the packet is lost");
+}

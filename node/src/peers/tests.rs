@@ -1,0 +1,208 @@
+//! Connections to nodes that are there, have moved, are somebody else, or are not there.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use futures_util::future::join_all;
+use quinn::Endpoint;
+use tokio::sync::watch;
+use zdap_proto::identity::{ClusterCa, Identity, Subject};
+use zdap_proto::message::Request;
+use zdap_proto::name::NodeName;
+use zdap_proto::transport;
+
+use super::{Peers, Trouble, Way};
+use crate::cluster::{Seen, View};
+use crate::gossip::MemberState;
+
+struct World {
+    ca: ClusterCa,
+    view: watch::Sender<Arc<View>>,
+    certified: watch::Sender<Identity>,
+    peers: Arc<Peers>,
+}
+
+fn name(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        let ca = ClusterCa::found(Utc::now()).unwrap();
+        let me = ca.identity(&Subject::Node(name("a")), HOUR, Utc::now()).unwrap();
+        let view = watch::Sender::new(Arc::new(View {
+            me: name("a"),
+            members: BTreeMap::new(),
+        }));
+        let endpoint = transport::client_endpoint().unwrap();
+        let certified = watch::Sender::new(me);
+        let peers = Peers::new(endpoint, certified.subscribe(), view.subscribe());
+        Self {
+            ca,
+            view,
+            certified,
+            peers: Arc::new(peers),
+        }
+    }
+
+    /// Says where `b` is, and how.
+    fn tell(&self, address: SocketAddr, state: MemberState) {
+        let seen = Seen {
+            address,
+            state,
+            epoch: 1,
+            digest: None,
+            catalog: None,
+        };
+        self.view.send_modify(|view| {
+            Arc::make_mut(view).members.insert(name("b"), seen);
+        });
+    }
+
+    /// Serves as `node`, and holds what connects; answers nothing.
+    fn serve(&self, node: &str) -> (Endpoint, SocketAddr) {
+        let identity = self.ca.identity(&Subject::Node(name(node)), HOUR, Utc::now());
+        let socket = transport::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let endpoint = transport::server_endpoint(socket, &identity.unwrap()).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        let (serving, cluster) = (endpoint.clone(), self.ca.cluster().clone());
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Some(connecting) = transport::accept(&serving).await {
+                held.push(transport::handshake(connecting, &cluster).await);
+            }
+        });
+        (endpoint, address)
+    }
+
+    async fn connect(&self) -> Result<(usize, bool), Trouble> {
+        let connection = self.peers.connection(&Way::control(&name("b"))).await;
+        match connection {
+            Ok((connection, is_fresh)) => Ok((connection.stable_id(), is_fresh)),
+            Err(error) => Err(error.trouble),
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_need_a_connection_at_once_one_dials_and_it_is_kept() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    let all = join_all((0..16).map(|_| world.connect())).await;
+    let all: Vec<_> = all.into_iter().map(Result::unwrap).collect();
+    assert_eq!(all.iter().filter(|(_, is_fresh)| *is_fresh).count(), 1);
+    let (id, is_fresh) = world.connect().await.unwrap();
+    assert!(all.iter().all(|(other, _)| *other == id));
+    assert!(!is_fresh);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_or_leads_where_the_node_was_is_replaced() {
+    let world = World::new();
+    let (_first, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    let (connection, _) = world.peers.connection(&Way::control(&name("b"))).await.unwrap();
+    connection.close(0_u32.into(), b"");
+    assert!(world.connect().await.unwrap().1, "made anew");
+    let (_second, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    assert!(world.connect().await.unwrap().1, "made anew");
+}
+
+#[tokio::test]
+async fn with_a_new_certificate_the_node_connects_anew_and_what_runs_over_the_old_connection_goes_on() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    let way = Way::control(&name("b"));
+    let (old, _) = world.peers.connection(&way).await.unwrap();
+    let renewed = world.ca.identity(&Subject::Node(name("a")), 2 * HOUR, Utc::now());
+    world.certified.send_replace(renewed.unwrap());
+    let (new, is_fresh) = world.peers.connection(&way).await.unwrap();
+    assert!(is_fresh);
+    assert_ne!(old.stable_id(), new.stable_id());
+    assert_eq!(old.close_reason(), None);
+    assert!(!world.connect().await.unwrap().1);
+}
+
+#[tokio::test]
+async fn the_tunnels_of_each_user_have_a_connection_that_goes_with_the_last_of_them() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    let tunnel = async |user: &str| {
+        let way = Way::tunnel(&name("b"), Some(&user.parse().unwrap()));
+        world.peers.connection(&way).await.unwrap()
+    };
+    let (first, _) = tunnel("ada").await;
+    let (second, is_fresh) = tunnel("ada").await;
+    assert_eq!((first.stable_id(), is_fresh), (second.stable_id(), false));
+    let (of_bob, is_fresh) = tunnel("bob").await;
+    assert!(is_fresh);
+    drop((first, second));
+    assert!(tunnel("ada").await.1, "the connection was closed");
+    assert_eq!(of_bob.close_reason(), None);
+    tunnel("carl").await;
+    assert_eq!(world.peers.kept.lock().unwrap().len(), 2, "of bob and of carl");
+}
+
+#[tokio::test]
+async fn whoever_else_is_at_the_nodes_address_is_told_from_it() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("c");
+    world.tell(address, MemberState::Alive);
+    let error = world
+        .peers
+        .connection(&Way::control(&name("b")))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("node `b` is not at {address}, where node `c` is")
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_is_unknown_or_down_is_not_dialled() {
+    let world = World::new();
+    assert!(matches!(world.connect().await, Err(Trouble::Unknown)));
+    world.tell("127.0.0.1:1".parse().unwrap(), MemberState::Down);
+    assert!(matches!(world.connect().await, Err(Trouble::Down)));
+}
+
+#[tokio::test]
+async fn all_who_wait_for_a_connection_hear_at_once_that_there_is_none() {
+    let world = World::new();
+    let mute = UdpSocket::bind("127.0.0.1:0").unwrap();
+    world.tell(mute.local_addr().unwrap(), MemberState::Alive);
+    let all = tokio::time::timeout(ONE_DIAL, join_all((0..8).map(|_| world.connect())));
+    for result in all.await.expect("not one after the other") {
+        assert!(matches!(result, Err(Trouble::Unreachable(_))), "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_is_waited_for_until_the_deadline_or_until_it_is_down() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    let me = Subject::Node(name("a"));
+    let (b, request) = (name("b"), Request::ListNodes);
+    let deadline = Duration::from_millis(50);
+    let error = world.peers.ask(&b, &me, &request, deadline).await.unwrap_err();
+    assert!(matches!(error.trouble, Trouble::Slow(_)), "{error}");
+    let mut patient = std::pin::pin!(world.peers.ask_patiently(&b, &me, &request, |_| {}));
+    let early = tokio::time::timeout(deadline, &mut patient).await;
+    assert!(early.is_err(), "{early:?}");
+    world.tell(address, MemberState::Down);
+    let error = patient.await.unwrap_err();
+    assert!(matches!(error.trouble, Trouble::Down), "{error}");
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// Longer than one attempt takes, shorter than two.
+const ONE_DIAL: Duration = Duration::from_secs(9);
