@@ -149,10 +149,19 @@ async fn a_clone_that_the_others_cannot_find_for_now_is_asked_for_until_they_can
     let (cluster, second, kill) = lost_in_the_middle(&ca, says).await;
     let (created, ()) = tokio::join!(create(&cluster), kill);
     assert_eq!(created.unwrap().clone.id.as_str(), "orders-k3v9x2mq");
-    let mut ids: Vec<_> = second.asked().into_iter().filter(is_clone).collect();
-    assert_eq!(ids.len(), 3);
+    let asked = second.asked().into_iter().filter_map(|request| {
+        let Request::CreateClone {
+            request_id, attempt, ..
+        } = request
+        else {
+            return None;
+        };
+        Some((request_id, attempt))
+    });
+    let (mut ids, attempts): (Vec<_>, Vec<_>) = asked.unzip();
     ids.dedup();
     assert_eq!(ids.len(), 1, "it is the same request");
+    assert_eq!(attempts, [1, 2, 3], "and the attempts are told apart");
 }
 
 #[tokio::test]

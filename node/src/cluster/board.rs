@@ -15,7 +15,7 @@ use super::files::{Files, Remembered};
 use super::names::Names;
 use super::{Seen, View};
 use crate::catalog::{Catalog, Hash, Ledger};
-use crate::gossip::{Member, MemberState};
+use crate::gossip::Member;
 
 /// What is believed and said.
 #[derive(Debug)]
@@ -66,12 +66,7 @@ impl Board {
             for news in news {
                 match news {
                     News::Member(member) => has_newcomers |= view.note(member),
-                    // What it has does not go away.
-                    News::Forgotten(name) => {
-                        if let Some(seen) = view.members.get_mut(&name) {
-                            seen.state = MemberState::Down;
-                        }
-                    }
+                    News::Forgotten(name) => view.forget(&name),
                     News::Digest(digest) => view.overhear(digest, now),
                     News::Renewed(epoch) => {
                         if let Some(me) = view.members.get_mut(&view.me) {

@@ -16,7 +16,8 @@ use crate::gossip::{Member, MemberState};
 pub struct View {
     /// Who believes it.
     pub me: NodeName,
-    /// All nodes that were ever known, this one included: what a node has stays, however long it is down.
+    /// All nodes that were ever known, this one included: what a node has stays, however long it is down. Only one that had
+    /// nothing when it left is forgotten.
     pub members: BTreeMap<NodeName, Seen>,
 }
 
@@ -69,6 +70,12 @@ impl Seen {
         self.epoch > 0
     }
 
+    /// Whether it took no more clones and had none left when it was last heard of: it was stopped, or emptied.
+    fn was_emptied(&self) -> bool {
+        let report = self.digest.as_ref().map(|heard| &heard.digest.report);
+        report.is_some_and(|report| report.flags.draining && report.clones == 0)
+    }
+
     /// Whether its digest tells of a catalog that is not held.
     pub(super) fn is_stale(&self) -> bool {
         let wanted = self.digest.as_ref().map(|heard| &heard.digest.report);
@@ -106,10 +113,63 @@ impl View {
         }
     }
 
+    /// Notes that the gossip knows a member no more: it has been down for a day, or whoever knew it was lost.
+    pub(super) fn forget(&mut self, name: &NodeName) {
+        match self.members.get_mut(name) {
+            Some(seen) if seen.was_emptied() => drop(self.members.remove(name)),
+            Some(seen) => seen.state = MemberState::Down,
+            None => {}
+        }
+    }
+
     /// What a node says before it is a member is found when it is one.
     pub(super) fn overhear(&mut self, digest: NodeDigest, at: Instant) {
         if let Some(seen) = self.members.get_mut(&digest.node) {
             seen.digest = Some(Heard { digest, at });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zdap_proto::digest::{NodeFlags, NodeReport};
+
+    use super::*;
+
+    #[test]
+    fn a_node_is_forgotten_only_if_it_had_nothing_when_it_left() {
+        let after = |draining, clones| {
+            let mut view = View {
+                me: "a".parse().unwrap(),
+                members: BTreeMap::new(),
+            };
+            let name: NodeName = "b".parse().unwrap();
+            let mut seen = Seen::before("10.0.0.2:43210".parse().unwrap());
+            let flags = NodeFlags {
+                draining,
+                ..NodeFlags::default()
+            };
+            let report = NodeReport {
+                clones,
+                flags,
+                ..NodeReport::default()
+            };
+            let digest = NodeDigest {
+                node: name.clone(),
+                generation: 1,
+                sequence: 1,
+                report,
+            };
+            seen.digest = Some(Heard {
+                digest,
+                at: Instant::now(),
+            });
+            view.members.insert(name.clone(), seen);
+            view.forget(&name);
+            view.members.get(&name).map(|seen| seen.state)
+        };
+        assert_eq!(after(true, 0), None);
+        assert_eq!(after(true, 1), Some(MemberState::Down));
+        assert_eq!(after(false, 0), Some(MemberState::Down));
     }
 }

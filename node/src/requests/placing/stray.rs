@@ -191,6 +191,7 @@ pub async fn take_back_strays(node: Arc<Node>) {
         let with_some = lost.iter().map(|stray| &stray.node);
         let with_some = with_some.chain(given_up.iter().map(|made| &made.node));
         let back: BTreeSet<&NodeName> = with_some.filter(|name| is_alive(name)).collect();
+        drop(view); // whoever changes it meanwhile would have to copy it
         // All at once: a node that hangs holds up no other.
         join_all(back.into_iter().map(|at| async {
             let taken = take_back_from(&node, at, &lost, &given_up).await;
