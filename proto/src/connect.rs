@@ -20,7 +20,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
-use self::error::most_telling_of_one;
+use self::error::definite_first;
 pub use self::error::{ConnectError, explain, most_telling};
 use self::trust::{NodeVerifier, Trust, distrust};
 use crate::identity::{Identity, Subject, peer_of};
@@ -91,7 +91,8 @@ pub async fn connect_for_enrol(endpoint: &Endpoint, token: &Token) -> Result<Con
         )
     });
     let attempts: Vec<_> = attempts.collect();
-    race(attempts).await.map_err(most_telling)
+    // It is not tried again, and what is wrong for good is what a person has to see to.
+    race(attempts).await.map_err(definite_first)
 }
 
 /// Starts the attempts in their order, [`STAGGER`] apart (the later ones [`LATER_STAGGER`]) or as soon as one has failed. The
@@ -149,7 +150,7 @@ async fn reach(
                 purpose,
             )
         });
-        race(attempts.collect()).await.map_err(most_telling_of_one)
+        race(attempts.collect()).await.map_err(definite_first)
     };
     match tokio::time::timeout(CONNECT_DEADLINE, attempt).await {
         Ok(result) => result,

@@ -195,9 +195,9 @@ pub fn most_telling(errors: Vec<ConnectError>) -> ConnectError {
     }
 }
 
-/// Returns the error that says most about why one node was not reached, one error for each of its IP addresses: what one of
-/// them says for good the others would say, too.
-pub(super) fn most_telling_of_one(errors: Vec<ConnectError>) -> ConnectError {
+/// Returns a definite error if there is one: of the IP addresses of one node, what one of them says for good the others would
+/// say, too.
+pub(super) fn definite_first(errors: Vec<ConnectError>) -> ConnectError {
     let (definite, temporary): (Vec<_>, Vec<_>) = errors.into_iter().partition(ConnectError::is_definite);
     first(definite.into_iter().chain(temporary))
 }
@@ -269,6 +269,6 @@ mod tests {
             address: "db1:43210".to_owned(),
             reason: "network unreachable".to_owned(),
         };
-        assert!(most_telling_of_one(vec![local, refused]).is_definite());
+        assert!(definite_first(vec![local, refused]).is_definite());
     }
 }
