@@ -1,4 +1,4 @@
-//! A server: a machine with a pool of its own, a real `zdapd`, and Postgres as its children.
+//! A server: a machine with its room on ZFS, a real `zdapd`, and Postgres as its children.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -28,7 +28,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Starts a server whose pool has so many GiB; it founds a cluster, or joins the one of `token`.
+    /// Starts a server whose pool, if it has one of its own, has so many GiB; it founds a cluster, or joins the one of `token`.
     pub(crate) fn start(
         test: &str,
         network: &Network,
@@ -37,14 +37,14 @@ impl Host {
         token: Option<&str>,
     ) -> Option<Self> {
         let programs = programs(test)?;
-        variable(test, "ZDAP_TEST_ZPOOL")?;
+        let shared = variable(test, "ZDAP_TEST_ZPOOL")?;
         variable(test, "ZDAP_TEST_POSTGRES_BIN")?;
         let root = tempfile::tempdir_in(POOLS).unwrap();
         // The user that databases run as has to get through.
         fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(root.path().join("resources")).unwrap();
         write_resource(&root.path().join("resources"), "orders");
-        let pool = Pool::create(&root, gibibytes);
+        let pool = Pool::create(&root, gibibytes, &shared);
         let machine = network.machine();
         let mut host = Self {
             process: serve(&machine, &programs, &root, &pool, name, token),
@@ -168,33 +168,47 @@ pub(crate) fn states(nodes: &Value) -> Vec<(String, String)> {
     states
 }
 
-/// A pool of a server's own, in a file.
+/// Where a server keeps its data: a dataset of the lab's pool, or, with `ZDAP_TEST_OWN_POOLS=1`, a pool of its own in a file.
+/// That is closer to life, but zfs-fuse may hang for good while pools come and go beside others at work.
 #[derive(Debug)]
 struct Pool {
     name: String,
     mountpoint: PathBuf,
+    is_own: bool,
 }
 
 impl Pool {
-    fn create(root: &TempDir, gibibytes: u32) -> Self {
+    fn create(root: &TempDir, gibibytes: u32, shared: &str) -> Self {
         let unique = root.path().file_name().unwrap().to_string_lossy();
-        let pool = Self {
-            name: format!("zdap-host{}", unique.trim_start_matches('.')),
-            mountpoint: root.path().join("pool"),
+        let unique = unique.trim_start_matches('.');
+        let mountpoint = root.path().join("pool");
+        let is_own = std::env::var("ZDAP_TEST_OWN_POOLS").as_deref() == Ok("1");
+        let name = if is_own {
+            let name = format!("zdap-host{unique}");
+            let file = root.path().join("pool.img");
+            File::create(&file)
+                .and_then(|file| file.set_len(u64::from(gibibytes) << 30))
+                .unwrap();
+            let mut create = Command::new("zpool");
+            run(create
+                .args(["create", "-m"])
+                .arg(&mountpoint)
+                .arg(&name)
+                .arg(&file))
+            .done();
+            name
+        } else {
+            let name = format!("{shared}/host{unique}");
+            let at = format!("mountpoint={}", mountpoint.display());
+            run(Command::new("zfs").args(["create", "-o", &at, &name])).done();
+            name
         };
-        let file = root.path().join("pool.img");
-        File::create(&file)
-            .and_then(|file| file.set_len(u64::from(gibibytes) << 30))
-            .unwrap();
-        let mut create = Command::new("zpool");
-        run(create
-            .args(["create", "-m"])
-            .arg(&pool.mountpoint)
-            .arg(&pool.name)
-            .arg(&file))
-        .done();
-        fs::set_permissions(&pool.mountpoint, Permissions::from_mode(0o755)).unwrap();
-        pool
+        fs::set_permissions(&mountpoint, Permissions::from_mode(0o755)).unwrap();
+        Self {
+            name,
+            mountpoint,
+            is_own,
+        }
     }
 }
 
@@ -202,8 +216,12 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // It is busy for a while after the last process has left it.
         let end = Instant::now() + BUSY;
+        let (program, options) = match self.is_own {
+            true => ("zpool", ["destroy", "-f"]),
+            false => ("zfs", ["destroy", "-r"]),
+        };
         loop {
-            let said = run(Command::new("zpool").args(["destroy", "-f", &self.name]));
+            let said = run(Command::new(program).args(options).arg(&self.name));
             match said.code {
                 Some(0) => return,
                 _ if Instant::now() > end => return eprintln!("{} stays: {said:#?}", self.name),

@@ -1,4 +1,4 @@
-//! Clusters of real nodes on several machines: network namespaces, each with a ZFS pool of its own.
+//! Clusters of real nodes on several machines: network namespaces, each with its room on ZFS.
 
 mod developer;
 mod failures;
