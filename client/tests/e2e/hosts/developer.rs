@@ -32,6 +32,14 @@ impl Developer {
         developer
     }
 
+    /// Waits until the node that answers knows of a snapshot on each of so many servers.
+    pub(crate) fn await_snapshots(&self, servers: usize) {
+        await_until("every snapshot is known", || {
+            let snapshots = self.zdap(&["list", "snaps", "--all", "--json"]).json();
+            (snapshots.as_array().map(Vec::len) == Some(servers)).then_some(())
+        });
+    }
+
     /// Runs zdap outside of any project.
     pub(crate) fn zdap(&self, arguments: &[&str]) -> Said {
         run(self.command("zdap", self.directory.path()).args(arguments))

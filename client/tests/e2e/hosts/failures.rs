@@ -25,6 +25,7 @@ fn cut_and_heal(test: &str, gibibytes: &[u32]) {
         return;
     };
     let ada = Developer::of(&network, &hosts[0]);
+    ada.await_snapshots(hosts.len());
     let everybody_alive = || {
         let agreed = hosts.iter().all(|host| {
             host.view().len() == hosts.len() && host.view().iter().all(|(_, state)| state == "alive")

@@ -16,6 +16,7 @@ fn a_clone_is_used_through_the_one_server_that_can_be_reached() {
         return;
     };
     let ada = Developer::of(&network, &hosts[0]);
+    ada.await_snapshots(hosts.len());
     let (clone, node) = ada.attach("shop", &["@db2"]);
     assert_eq!(node, "db2");
     // In turns, since the machine does other things as well.
@@ -73,6 +74,7 @@ fn a_copy_goes_on_when_the_address_of_the_machine_changes() {
         return;
     };
     let ada = Developer::of(&network, &hosts[0]);
+    ada.await_snapshots(hosts.len());
     ada.attach("shop", &[]);
     let _relay = ada.relay("shop", 6001);
     ada.psql(6001, &["-c", "create table copied (line text)"]).done();

@@ -45,10 +45,7 @@ fn thirty_attaches_and_a_kill(test: &str, gibibytes: &[u32], victim: usize) {
         assert!(seen < Duration::from_secs(1), "{seen:?}");
         hosts.last().unwrap().restore();
     }
-    await_until("every snapshot is known", || {
-        let snapshots = ada.zdap(&["list", "snaps", "--all", "--json"]).json();
-        (snapshots.as_array().map(Vec::len) == Some(hosts.len())).then_some(())
-    });
+    ada.await_snapshots(hosts.len());
 
     let mut placed: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for number in 0..30 {
