@@ -213,19 +213,23 @@ pub(crate) fn write_resource(directory: &Path, name: &str) {
     write_script(&directory.join("creation.sh"), creation);
 }
 
-/// Returns the processes that work in a directory below `root`, and where: every Postgres works in its data.
+/// Returns the servers that work in a directory below `root`, and where: every Postgres works in its data.
 pub(crate) fn servers_below(root: &Path) -> Vec<(Pid, PathBuf)> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let below = processes.filter_map(|entry| {
-        let id = entry.file_name().to_str()?.parse().ok()?;
+        let id: i32 = entry.file_name().to_str()?.parse().ok()?;
         let place = fs::read_link(entry.path().join("cwd")).ok()?;
-        place.starts_with(root).then_some((Pid::from_raw(id)?, place))
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name stands in brackets and may hold anything; the parent is the second word behind it.
+        let parent: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        place.starts_with(root).then_some((id, parent, place))
     });
-    // A server and its workers are one.
-    let mut below: Vec<_> = below.collect();
-    below.sort_by(|a, b| a.1.cmp(&b.1));
-    below.dedup_by(|a, b| a.1 == b.1);
-    below
+    let below: Vec<_> = below.collect();
+    let is_worker = |parent: &i32| below.iter().any(|(id, _, _)| id == parent);
+    let servers = below.iter().filter(|(_, parent, _)| !is_worker(parent));
+    servers
+        .filter_map(|(id, _, place)| Some((Pid::from_raw(*id)?, place.clone())))
+        .collect()
 }
 
 /// Returns the names in a directory; an absent one has none.
