@@ -132,6 +132,14 @@ pub fn port(state_dir: &Path) -> anyhow::Result<u16> {
         .with_context(|| format!("`{}/port` does not hold a port", state_dir.display()))
 }
 
+/// Reads a file of the state directory; one that is not there is empty.
+pub(crate) fn read_if_any(path: &Path) -> io::Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
+    }
+}
+
 /// What makes a node one of its cluster.
 #[derive(Debug)]
 pub struct Membership {

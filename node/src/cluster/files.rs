@@ -18,7 +18,7 @@ use std::str::FromStr;
 use anyhow::{Context, anyhow, bail};
 use zdap_proto::name::{NodeName, UserName};
 
-use crate::state::replace;
+use crate::state::{read_if_any, replace};
 
 /// The files.
 #[derive(Debug, Clone)]
@@ -79,21 +79,12 @@ impl Files {
         T::Err: Display,
     {
         let path = self.path(file);
-        let text = self
-            .read(file)
-            .with_context(|| format!("read `{}`", path.display()))?;
+        let text = read_if_any(&path).with_context(|| format!("read `{}`", path.display()))?;
         let parse = |(index, line): (usize, &str)| {
             line.parse()
                 .map_err(|error| anyhow!("`{}`, line {}: `{line}`: {error}", path.display(), index + 1))
         };
         text.lines().enumerate().map(parse).collect()
-    }
-
-    fn read(&self, file: &str) -> io::Result<String> {
-        match std::fs::read_to_string(self.path(file)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            read => read,
-        }
     }
 
     fn write(&self, file: &str, lines: impl IntoIterator<Item = impl Display>) -> io::Result<()> {

@@ -25,7 +25,7 @@ use super::{Wanted, locked};
 use crate::gossip::MemberState;
 use crate::node::Node;
 use crate::peers::{PeerError, Trouble};
-use crate::state::replace;
+use crate::state::{read_if_any, replace};
 
 /// The strays that are not taken back yet.
 #[derive(Debug)]
@@ -102,11 +102,7 @@ impl Strays {
     /// Reads those that were there when the node ended last.
     pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
         let file = state_dir.join("strays");
-        let text = match std::fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
+        let text = read_if_any(&file)?;
         Ok(Self {
             file,
             waiting: Mutex::new(text.lines().filter_map(Stray::parse).collect()),

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::super::Made;
 use super::locked;
-use crate::state::replace;
+use crate::state::{read_if_any, replace};
 
 /// The clones that are still to be destroyed. An id is never given twice, so it is safe to do so at any time.
 #[derive(Debug)]
@@ -27,11 +27,7 @@ impl Unwanted {
     /// Reads those that were there when the node ended last.
     pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
         let file = state_dir.join("unwanted");
-        let text = match std::fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
+        let text = read_if_any(&file)?;
         Ok(Self {
             file,
             waiting: Mutex::new(text.lines().filter_map(parse).collect()),
