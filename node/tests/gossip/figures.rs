@@ -46,6 +46,7 @@ fn a_split_heals_within_seconds() {
 #[test]
 fn a_cluster_in_which_nothing_happens_sends_little() {
     let idle = measure::idle(10, Duration::from_secs(20), 15);
-    let all = idle.packets + idle.streams + idle.acknowledgements;
-    assert!(all <= 500.0, "{idle:?}");
+    assert!(idle.packets + idle.streams <= 500.0, "{idle:?}");
+    // QUIC's share on top, of packets and streams that say nothing new.
+    assert!(idle.acknowledgements <= 200.0, "{idle:?}");
 }
