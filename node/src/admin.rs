@@ -21,7 +21,7 @@ use zdap_proto::connect::{connect, explain};
 use zdap_proto::control::{CallError, call, call_on_behalf_of};
 use zdap_proto::identity::{Identity, Subject};
 use zdap_proto::message::{Answer, CloneView, Invited, NodeView, Progress, Request, TokenText};
-use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotTime, UserName};
+use zdap_proto::name::{CloneId, NodeName, RequestId, ResourceName, SnapshotTime, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
 
@@ -258,6 +258,15 @@ impl Running {
             );
         }
         println!("`{user}` is let in no more; database connections that are open stay open, and clones stay");
+        Ok(())
+    }
+
+    /// Has all nodes forget one that is down for good.
+    pub async fn forget(&self, name: NodeName) -> anyhow::Result<()> {
+        let Answer::Forgotten = self.ask(&Request::Forget { node: name.clone() }).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        println!("`{name}` is forgotten, with what it had; should it come back, it is a member again");
         Ok(())
     }
 

@@ -6,11 +6,13 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use zdap_proto::name::{ResourceName, SnapshotId, UserName};
+use zdap_proto::name::{NodeName, ResourceName, SnapshotId, UserName};
 
 /// What a node tells of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +27,44 @@ pub struct Facts {
     pub users: BTreeSet<UserName>,
     /// Whose certificates are good no more; nobody is ever taken off.
     pub revoked: BTreeSet<UserName>,
+    /// Nodes that nobody waits for any more; none is ever taken off.
+    pub forgotten: BTreeSet<Life>,
 }
+
+/// A node up to the end of one of its lives. One that comes back begins another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Life {
+    /// Which.
+    pub node: NodeName,
+    /// The last that counts.
+    pub epoch: u64,
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.node, self.epoch)
+    }
+}
+
+impl FromStr for Life {
+    type Err = LifeError;
+
+    fn from_str(line: &str) -> Result<Self, LifeError> {
+        let read = || {
+            let (node, epoch) = line.split_once(' ')?;
+            Some(Self {
+                node: node.parse().ok()?,
+                epoch: epoch.parse().ok()?,
+            })
+        };
+        read().ok_or(LifeError)
+    }
+}
+
+/// What is not a [`Life`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not `NODE EPOCH`")]
+pub struct LifeError;
 
 /// What others need to know of a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +151,8 @@ pub enum Key {
     User(UserName),
     /// A user whose certificates are good no more.
     Revoked(UserName),
+    /// A node that nobody waits for any more.
+    Forgotten(Life),
 }
 
 /// An update that is not taken over.
@@ -301,7 +342,9 @@ impl Facts {
         let snapshots = self.snapshots.keys().cloned().map(Key::Snapshot);
         let users = self.users.iter().cloned().map(Key::User);
         let revoked = self.revoked.iter().cloned().map(Key::Revoked);
-        resources.chain(snapshots).chain(users).chain(revoked).collect()
+        let forgotten = self.forgotten.iter().cloned().map(Key::Forgotten);
+        let names = users.chain(revoked).chain(forgotten);
+        resources.chain(snapshots).chain(names).collect()
     }
 
     /// Whether an entry is the same in both.
@@ -311,6 +354,7 @@ impl Facts {
             Key::Snapshot(id) => self.snapshots.get(id) == other.snapshots.get(id),
             Key::User(name) => self.users.contains(name) == other.users.contains(name),
             Key::Revoked(name) => self.revoked.contains(name) == other.revoked.contains(name),
+            Key::Forgotten(life) => self.forgotten.contains(life) == other.forgotten.contains(life),
         }
     }
 
@@ -332,6 +376,7 @@ impl Facts {
                 }
                 Key::User(name) => some.users.extend(self.users.get(name).cloned()),
                 Key::Revoked(name) => some.revoked.extend(self.revoked.get(name).cloned()),
+                Key::Forgotten(life) => some.forgotten.extend(self.forgotten.get(life).cloned()),
             }
         }
         some
@@ -344,12 +389,14 @@ impl Facts {
         facts.snapshots.extend(changed.snapshots);
         facts.users.extend(changed.users);
         facts.revoked.extend(changed.revoked);
+        facts.forgotten.extend(changed.forgotten);
         for key in removed {
             match key {
                 Key::Resource(name) => drop(facts.resources.remove(name)),
                 Key::Snapshot(id) => drop(facts.snapshots.remove(id)),
                 Key::User(name) => drop(facts.users.remove(name)),
                 Key::Revoked(name) => drop(facts.revoked.remove(name)),
+                Key::Forgotten(life) => drop(facts.forgotten.remove(life)),
             }
         }
         facts
@@ -370,6 +417,7 @@ impl Facts {
             ("snapshots", self.snapshots.len(), MAX_SNAPSHOTS),
             ("users", self.users.len(), MAX_USERS),
             ("revoked users", self.revoked.len(), MAX_USERS),
+            ("forgotten nodes", self.forgotten.len(), MAX_NODES),
         ];
         match counts.into_iter().find(|(_, count, most)| count > most) {
             Some((what, count, most)) => Err(CatalogError::TooMuch { what, count, most }),
@@ -386,6 +434,7 @@ const MAX_RESOURCES: usize = 4096;
 /// A hundred resources restored every hour, kept for a month.
 const MAX_SNAPSHOTS: usize = 65_536;
 const MAX_USERS: usize = 65_536;
+const MAX_NODES: usize = 65_536;
 
 #[cfg(test)]
 mod tests;

@@ -124,6 +124,19 @@ pub enum Command {
         /// The user's name, as `name` or `name@host`
         name: UserName,
     },
+    /// Have all nodes forget one that is down for good, and the clones and snapshots it had
+    #[command(
+        long_about = "Have all nodes forget one that is down for good, and the clones and snapshots it had.
+
+Nobody waits for it or warns of it any more, and its name can be given to another node. Should it come back all the
+same, it is a member again, with what it has."
+    )]
+    #[command(after_help = "Example:
+  zdapd forget db3")]
+    Forget {
+        /// The node's name, as `zdapd list nodes` shows it
+        node: NodeName,
+    },
 }
 
 /// Whom a token lets in.
@@ -351,6 +364,7 @@ mod tests {
             "zdapd drain",
             "zdapd undrain",
             "zdapd revoke ada@laptop",
+            "zdapd forget db3",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -378,6 +392,8 @@ mod tests {
             "zdapd list nodes orders",
             "zdapd revoke",
             "zdapd revoke a/b",
+            "zdapd forget",
+            "zdapd forget a/b",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

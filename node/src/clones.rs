@@ -151,6 +151,21 @@ impl Clones {
         }
     }
 
+    /// Removes a clone as [`Self::destroy`] does, unless it was the answer to a later attempt than `attempt`; returns whether
+    /// it is gone.
+    pub async fn take_back(&self, id: &CloneId, attempt: u32) -> bool {
+        let Some(lock) = self.lock_of(id) else { return true };
+        let _held = lock.lock_owned().await;
+        match self.find(id) {
+            Some(record) if record.attempt > attempt => false,
+            Some(_) => {
+                self.take_away(id).await;
+                true
+            }
+            None => true,
+        }
+    }
+
     /// Starts the instance of a ready clone that does not run, unless something is being done to the clone.
     pub async fn start_again(&self, id: &CloneId, resource: &Resource) -> Result<(), Refusal> {
         let Some((known, _held)) = self.hold(id) else {

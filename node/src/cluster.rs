@@ -36,7 +36,7 @@ pub(crate) use self::board::{Board, News, Pulling};
 use self::files::{Files, Remembered};
 use self::names::Names;
 pub use self::view::{Heard, Seen, View};
-use crate::catalog::{Catalog, Facts, Ledger};
+use crate::catalog::{Catalog, Facts, Ledger, Life};
 use crate::gossip::driver::{Command, Driver, Packet};
 use crate::gossip::{Gossip, MemberState, Peer, Settings, streams};
 
@@ -62,6 +62,19 @@ impl Default for GossipSetup {
             own_thread: true,
         }
     }
+}
+
+/// Why a node is not forgotten.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForgetError {
+    #[error("there is no node of that name")]
+    Unknown,
+    #[error("it is the node that was asked")]
+    Itself,
+    #[error("it is not down")]
+    NotDown,
+    #[error("it could not be written down")]
+    Unwritten(#[source] io::Error),
 }
 
 /// This node's place in the cluster. Cheap to clone.
@@ -122,6 +135,7 @@ impl Cluster {
             pulling: Mutex::default(),
             users: Names::open(&files, "users")?,
             revoked: Names::open(&files, "revoked")?,
+            forgotten: Names::open(&files, "forgotten")?,
             unwritten: Notify::new(),
             is_draining: AtomicBool::new(files.is_draining()?),
             is_stopping: AtomicBool::new(false),
@@ -226,6 +240,25 @@ impl Cluster {
     /// Whether a user's certificates are good for nothing.
     pub fn is_revoked(&self, user: &UserName) -> bool {
         self.board.revoked.contains(user)
+    }
+
+    /// Has all nodes forget one that is down, and what it had; if it comes back, it is a member again.
+    pub(crate) fn forget(&self, name: &NodeName) -> Result<(), ForgetError> {
+        let view = self.view();
+        let seen = view.members.get(name).ok_or(ForgetError::Unknown)?;
+        match seen.state {
+            _ if *name == view.me => return Err(ForgetError::Itself),
+            MemberState::Alive | MemberState::Suspect => return Err(ForgetError::NotDown),
+            MemberState::Down => {}
+        }
+        let epoch = match seen.is_met() {
+            true => seen.epoch,
+            // Of what it was called before nothing is known, but that it was before now.
+            false => u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default(),
+        };
+        let node = name.clone();
+        self.board.forget(&BTreeSet::from([Life { node, epoch }]));
+        self.board.write_names().map_err(ForgetError::Unwritten)
     }
 
     /// Returns who is enrolled at any node, promised a name, or owns a clone there, or ever was or did, as far as is known.

@@ -32,7 +32,8 @@ fn main() -> ExitCode {
         | Command::Destroy { .. }
         | Command::Drain
         | Command::Undrain
-        | Command::Revoke { .. } => report(ask(&cli.flags, &machine, cli.command)),
+        | Command::Revoke { .. }
+        | Command::Forget { .. } => report(ask(&cli.flags, &machine, cli.command)),
     }
 }
 
@@ -94,6 +95,7 @@ async fn ask(flags: &Flags, machine: &Machine, command: Command) -> anyhow::Resu
         Command::Drain => node.drain(true).await,
         Command::Undrain => node.drain(false).await,
         Command::Revoke { name } => node.revoke(name).await,
+        Command::Forget { node: name } => node.forget(name).await,
         Command::Destroy {
             what: DestroyCommand::Clone { id },
         } => node.destroy_clone(id).await,

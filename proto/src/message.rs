@@ -136,6 +136,19 @@ pub enum Request {
         /// Do not when it costs more than this, as nodes compare places; at any cost when infinite.
         at_most: f64,
     },
+    /// Wait no more for a node that is down for good; only nodes and admins may ask. Answer: [`Answer::Forgotten`].
+    Forget {
+        /// Which.
+        node: NodeName,
+    },
+    /// Give a clone of this node back, unless it was the answer to a later attempt than this. Only nodes may ask. Answer:
+    /// [`Answer::TakenBack`].
+    TakeBack {
+        /// Which.
+        clone: CloneId,
+        /// The last one that it was the answer to, as far as the asker knows.
+        attempt: u32,
+    },
 }
 
 /// A clone that is looked for.
@@ -233,6 +246,11 @@ pub enum Answer {
         clones: u32,
     },
     Reserved,
+    Forgotten,
+    TakenBack {
+        /// Whether it is gone; else it was asked for again.
+        is_gone: bool,
+    },
 }
 
 /// A clone that was looked for.

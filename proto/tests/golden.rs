@@ -184,6 +184,8 @@ fn name_of_request(request: &Request) -> &'static str {
         Request::Find(_) => "Request::Find",
         Request::Offer { .. } => "Request::Offer",
         Request::Reserve { .. } => "Request::Reserve",
+        Request::Forget { .. } => "Request::Forget",
+        Request::TakeBack { .. } => "Request::TakeBack",
     }
 }
 
@@ -245,6 +247,11 @@ fn requests() -> Vec<Request> {
             request_id: request_id(),
             at_most: 0.5,
         },
+        Request::Forget { node: parsed("db1") },
+        Request::TakeBack {
+            clone: clone(),
+            attempt: 1,
+        },
     ]
 }
 
@@ -290,6 +297,8 @@ fn name_of_answer(answer: &Answer) -> &'static str {
         Answer::Found(_) => "Answer::Found",
         Answer::Offered { .. } => "Answer::Offered",
         Answer::Reserved => "Answer::Reserved",
+        Answer::Forgotten => "Answer::Forgotten",
+        Answer::TakenBack { .. } => "Answer::TakenBack",
     }
 }
 
@@ -392,6 +401,8 @@ fn answers() -> Vec<Answer> {
             clones: 12,
         },
         Answer::Reserved,
+        Answer::Forgotten,
+        Answer::TakenBack { is_gone: true },
     ]
 }
 

@@ -31,20 +31,28 @@ fn facts() -> impl Strategy<Value = Facts> {
             pool: None,
         });
     let users = || prop::collection::btree_set(name().prop_map(|name| name.parse().unwrap()), 0..3);
+    let lives = (name(), 0..2_u64).prop_map(|(name, epoch)| Life {
+        node: name.parse().unwrap(),
+        epoch,
+    });
     (
         prop::sample::select(vec!["db1:1", "db1:2"]),
         prop::collection::btree_map(name().prop_map(|name| name.parse().unwrap()), resource, 0..3),
         prop::collection::btree_map((0..4_i64).prop_map(snapshot), 0..2_u64, 0..4),
         users(),
         users(),
+        prop::collection::btree_set(lives, 0..3),
     )
-        .prop_map(|(address, resources, snapshots, users, revoked)| Facts {
-            address: address.to_owned(),
-            resources,
-            snapshots,
-            users,
-            revoked,
-        })
+        .prop_map(
+            |(address, resources, snapshots, users, revoked, forgotten)| Facts {
+                address: address.to_owned(),
+                resources,
+                snapshots,
+                users,
+                revoked,
+                forgotten,
+            },
+        )
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use zdap_proto::name::{NodeName, UserName};
 use super::files::{Files, Remembered};
 use super::names::Names;
 use super::{Seen, View};
-use crate::catalog::{Catalog, Hash, Ledger};
+use crate::catalog::{Catalog, Hash, Ledger, Life};
 use crate::gossip::Member;
 
 /// What is believed and said.
@@ -25,8 +25,10 @@ pub(crate) struct Board {
     /// Whose catalogs are being pulled.
     pub(super) pulling: Mutex<BTreeSet<NodeName>>,
     /// Who is a user at any node, or was.
-    pub(super) users: Names,
-    pub(super) revoked: Names,
+    pub(super) users: Names<UserName>,
+    pub(super) revoked: Names<UserName>,
+    /// Nodes that nobody waits for any more.
+    pub(super) forgotten: Names<Life>,
     /// Another node told of names that may not be in the files yet.
     pub(super) unwritten: Notify,
     pub(super) is_draining: AtomicBool,
@@ -62,10 +64,11 @@ impl Board {
         let now = Instant::now();
         self.view.send_modify(|view| {
             let view = Arc::make_mut(view);
+            let forgotten = self.forgotten.all();
             let mut has_newcomers = false;
             for news in news {
                 match news {
-                    News::Member(member) => has_newcomers |= view.note(member),
+                    News::Member(member) => has_newcomers |= view.note(member, &forgotten),
                     News::Forgotten(name) => view.forget(&name),
                     News::Digest(digest) => view.overhear(digest, now),
                     News::Renewed(epoch) => {
@@ -99,6 +102,9 @@ impl Board {
         self.note_users(&catalog.facts.users);
         if self.revoked.add(&catalog.facts.revoked) {
             self.changed.notify_one();
+            self.unwritten.notify_one();
+        }
+        if self.forget(&catalog.facts.forgotten) {
             self.unwritten.notify_one();
         }
         self.change(of, |seen| seen.catalog = Some(Arc::new(catalog)));
@@ -147,10 +153,20 @@ impl Board {
         written
     }
 
+    /// Waits no more for these nodes; returns whether any is new.
+    pub(super) fn forget(&self, lives: &BTreeSet<Life>) -> bool {
+        let is_news = self.forgotten.add(lives);
+        if is_news {
+            self.view.send_modify(|view| Arc::make_mut(view).lose(lives));
+            self.changed.notify_one();
+        }
+        is_news
+    }
+
     pub(super) fn write_names(&self) -> io::Result<()> {
-        // One that cannot be written does not keep the other from it.
-        let (users, revoked) = (self.users.write(), self.revoked.write());
-        users.and(revoked)
+        // One that cannot be written does not keep the others from it.
+        let (users, revoked, forgotten) = (self.users.write(), self.revoked.write(), self.forgotten.write());
+        users.and(revoked).and(forgotten)
     }
 }
 

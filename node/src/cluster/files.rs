@@ -5,6 +5,7 @@
 //! <state-dir>/members      other nodes, one a line: `host:port`, and of those that were met their name and where their packets go
 //! <state-dir>/users        who is a user, one a line
 //! <state-dir>/revoked      whose certificates are good no more, one a line
+//! <state-dir>/forgotten    nodes that nobody waits for any more, each with the last of its lives that counts, one a line
 //! <state-dir>/draining     is there while the node is being emptied
 //! ```
 
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, anyhow, bail};
-use zdap_proto::name::{NodeName, UserName};
+use zdap_proto::name::NodeName;
 
 use crate::state::{read_if_any, replace};
 
@@ -51,11 +52,15 @@ impl Files {
         self.write("members", members)
     }
 
-    pub(super) fn names(&self, file: &str) -> anyhow::Result<BTreeSet<UserName>> {
+    pub(super) fn names<T>(&self, file: &str) -> anyhow::Result<BTreeSet<T>>
+    where
+        T: Ord + FromStr,
+        T::Err: Display,
+    {
         Ok(self.lines(file)?.into_iter().collect())
     }
 
-    pub(super) fn write_names(&self, file: &str, names: &BTreeSet<UserName>) -> io::Result<()> {
+    pub(super) fn write_names<T: Display>(&self, file: &str, names: &BTreeSet<T>) -> io::Result<()> {
         self.write(file, names)
     }
 
@@ -141,6 +146,8 @@ impl FromStr for Remembered {
 
 #[cfg(test)]
 mod tests {
+    use zdap_proto::name::UserName;
+
     use super::*;
 
     #[test]
@@ -149,14 +156,14 @@ mod tests {
         let files = Files::of(directory.path());
         assert_eq!(files.generation().unwrap(), 0);
         assert!(files.members().unwrap().is_empty());
-        assert!(files.names("revoked").unwrap().is_empty());
+        assert!(files.names::<UserName>("revoked").unwrap().is_empty());
         assert!(!files.is_draining().unwrap());
         files.write_draining(false).unwrap();
 
         let members = BTreeSet::from(
             ["db1:43210 db1 10.0.0.1:43210", "[::1]:1"].map(|line| line.parse::<Remembered>().unwrap()),
         );
-        let users = BTreeSet::from(["ada".parse().unwrap()]);
+        let users: BTreeSet<UserName> = BTreeSet::from(["ada".parse().unwrap()]);
         files.write_generation(7).unwrap();
         files.write_members(&members).unwrap();
         files.write_names("revoked", &users).unwrap();

@@ -10,16 +10,14 @@ impl Cluster {
     /// Keeps in the state directory who the other nodes are and where, until dropped.
     pub(crate) async fn keep_members(self) {
         let mut views = self.watch();
+        // While nobody is known yet, those who were are what is left to go by.
         let mut written = BTreeSet::new();
         loop {
             let members = self.members(&views.borrow_and_update());
-            // While nobody is known yet, those who were are what is left to go by.
-            if !members.is_empty() {
-                if members != written {
-                    match self.board.files.write_members(&members) {
-                        Ok(()) => written = members,
-                        Err(error) => tracing::error!(%error, "write down where the other nodes are"),
-                    }
+            if members != written {
+                match self.board.files.write_members(&members) {
+                    Ok(()) => written = members,
+                    Err(error) => tracing::error!(%error, "write down where the other nodes are"),
                 }
                 tokio::time::sleep(WRITTEN).await;
             }
@@ -29,12 +27,12 @@ impl Cluster {
         }
     }
 
-    /// Keeps in the state directory who is a user and who is revoked, as other nodes tell, until dropped.
+    /// Keeps in the state directory who is a user, who is revoked and which nodes are forgotten, as other nodes tell, until dropped.
     pub(crate) async fn keep_names(self) {
         loop {
             self.board.unwritten.notified().await;
             while let Err(error) = self.board.write_names() {
-                tracing::error!(%error, "write down who is a user and who is revoked");
+                tracing::error!(%error, "write down who is a user, who is revoked and which nodes are forgotten");
                 tokio::time::sleep(WRITTEN).await;
             }
         }

@@ -1,26 +1,30 @@
 //! Names that are only ever added, in memory and in a file.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::io;
+use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use zdap_proto::name::UserName;
 
 use super::files::Files;
 
 /// The names. Whoever asks for one never waits for the disk.
 #[derive(Debug)]
-pub(crate) struct Names {
-    known: Mutex<BTreeSet<UserName>>,
+pub(crate) struct Names<T> {
+    known: Mutex<BTreeSet<T>>,
     /// What the file has; locked while it is written.
-    written: Mutex<BTreeSet<UserName>>,
+    written: Mutex<BTreeSet<T>>,
     files: Files,
     file: &'static str,
 }
 
-impl Names {
+impl<T: Ord + Clone + Display> Names<T> {
     /// Reads the file, if there is one.
-    pub(super) fn open(files: &Files, file: &'static str) -> anyhow::Result<Self> {
+    pub(super) fn open(files: &Files, file: &'static str) -> anyhow::Result<Self>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
         let names = files.names(file)?;
         Ok(Self {
             known: Mutex::new(names.clone()),
@@ -31,7 +35,7 @@ impl Names {
     }
 
     /// Adds names, in memory; returns whether any is new.
-    pub(super) fn add(&self, names: &BTreeSet<UserName>) -> bool {
+    pub(super) fn add(&self, names: &BTreeSet<T>) -> bool {
         let mut known = lock(&self.known);
         let is_news = !names.is_subset(&known);
         if is_news {
@@ -52,29 +56,31 @@ impl Names {
     }
 
     /// Returns all.
-    pub(super) fn all(&self) -> BTreeSet<UserName> {
+    pub(super) fn all(&self) -> BTreeSet<T> {
         lock(&self.known).clone()
     }
 
     /// Whether it is among them.
-    pub(super) fn contains(&self, name: &UserName) -> bool {
+    pub(super) fn contains(&self, name: &T) -> bool {
         lock(&self.known).contains(name)
     }
 }
 
-fn lock(names: &Mutex<BTreeSet<UserName>>) -> MutexGuard<'_, BTreeSet<UserName>> {
+fn lock<T>(names: &Mutex<BTreeSet<T>>) -> MutexGuard<'_, BTreeSet<T>> {
     names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use zdap_proto::name::UserName;
+
     use super::*;
 
     #[test]
     fn what_could_not_be_written_counts_and_is_written_when_it_is_tried_again() {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::of(directory.path());
-        let names = Names::open(&files, "revoked").unwrap();
+        let names = Names::<UserName>::open(&files, "revoked").unwrap();
         let ada = BTreeSet::from(["ada".parse().unwrap()]);
         assert!(names.add(&ada));
         let file = directory.path().join("revoked");
@@ -86,6 +92,6 @@ mod tests {
 
         std::fs::remove_dir(&file).unwrap();
         names.write().unwrap();
-        assert_eq!(Names::open(&files, "revoked").unwrap().all(), ada);
+        assert_eq!(Names::<UserName>::open(&files, "revoked").unwrap().all(), ada);
     }
 }

@@ -63,6 +63,7 @@ pub fn tell(node: &Node, resources: &mut Resources) {
         snapshots: node.bases.list().into_iter().collect(),
         users: board.users.all(),
         revoked: board.revoked.all(),
+        forgotten: board.forgotten.all(),
     };
     let catalog = node.cluster.tell(facts);
     node.cluster.publish(report(node, &catalog));

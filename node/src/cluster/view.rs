@@ -1,6 +1,6 @@
 //! What a node believes of the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use zdap_proto::digest::NodeDigest;
 use zdap_proto::name::NodeName;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Life};
 use crate::gossip::{Member, MemberState};
 
 /// What a node believes of the cluster.
@@ -17,7 +17,7 @@ pub struct View {
     /// Who believes it.
     pub me: NodeName,
     /// All nodes that were ever known, this one included: what a node has stays, however long it is down. Only one that had
-    /// nothing when it left is forgotten.
+    /// nothing when it left is forgotten, and one of which somebody says that it is gone for good.
     pub members: BTreeMap<NodeName, Seen>,
 }
 
@@ -85,8 +85,8 @@ impl Seen {
 }
 
 impl View {
-    /// Returns whether the member is new.
-    pub(super) fn note(&mut self, member: Member) -> bool {
+    /// Returns whether the member is new. One that is down and forgotten is none.
+    pub(super) fn note(&mut self, member: Member, forgotten: &BTreeSet<Life>) -> bool {
         let Member {
             name,
             address,
@@ -94,6 +94,11 @@ impl View {
             epoch,
             ..
         } = member;
+        let is_gone = |life: &Life| life.node == name && epoch <= life.epoch;
+        if state == MemberState::Down && forgotten.iter().any(is_gone) {
+            self.members.remove(&name);
+            return false;
+        }
         match self.members.get_mut(&name) {
             Some(seen) => {
                 (seen.address, seen.state, seen.epoch) = (address, state, epoch);
@@ -120,6 +125,14 @@ impl View {
             Some(seen) => seen.state = MemberState::Down,
             None => {}
         }
+    }
+
+    /// Forgets of these nodes those that are down.
+    pub(super) fn lose(&mut self, lives: &BTreeSet<Life>) {
+        self.members.retain(|name, seen| {
+            let is_gone = |life: &Life| life.node == *name && seen.epoch <= life.epoch;
+            seen.state != MemberState::Down || !lives.iter().any(is_gone)
+        });
     }
 
     /// What a node says before it is a member is found when it is one.

@@ -17,6 +17,7 @@ mod asker;
 mod bidding;
 mod certificates;
 mod finding;
+mod forgetting;
 mod giving_back;
 mod listing;
 mod making;
@@ -166,6 +167,11 @@ pub async fn answer(
             certificates::revoke(node, &user)?;
             Answer::Revoked { is_known }
         }
+        Request::Forget { node: name } => {
+            asker.must_be_admin("forget a node")?;
+            forgetting::node(node, &name)?;
+            Answer::Forgotten
+        }
         Request::Renew { public_key } => {
             Answer::Certificate(certificates::renew(node, &subject, &public_key)?)
         }
@@ -174,6 +180,11 @@ pub async fn answer(
             let written = node.cluster.drain(is_draining);
             written.map_err(|error| certificates::not_written("that it is drained", &error))?;
             Answer::Drained
+        }
+        Request::TakeBack { clone, attempt } => {
+            asker.must_be_node("take a clone back")?;
+            let is_gone = node.clones.take_back(&clone, attempt).await;
+            Answer::TakenBack { is_gone }
         }
         Request::Find(sought) => {
             asker.must_be_node("look for clones")?;
@@ -234,6 +245,8 @@ fn concerned(request: &Request) -> Option<&CloneId> {
         | Request::IssueToken { .. }
         | Request::Drain { .. }
         | Request::Revoke { .. }
+        | Request::Forget { .. }
+        | Request::TakeBack { .. }
         | Request::Renew { .. }
         | Request::Find(_)
         | Request::Offer { .. }

@@ -8,12 +8,12 @@ use zdap_proto::connect::connect;
 use zdap_proto::control::{ABANDONED, call};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::Identity;
-use zdap_proto::message::{CloneState, Reply, Request};
+use zdap_proto::message::{Answer, CloneState, Reply, Request};
 use zdap_proto::name::RequestId;
 use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::{self, Purpose};
 
-use crate::world::{Machine, Running, bare, by_hand, created, deaf, opened, order};
+use crate::world::{Machine, Running, bare, by_hand, created, deaf, opened, order, retry};
 
 #[tokio::test]
 async fn the_same_request_many_times_at_once_and_again_later_gives_one_clone() {
@@ -224,4 +224,33 @@ async fn slow_start(machine: &Machine) -> Running {
     let slow = Faults::none();
     slow.set_latency(Duration::from_millis(150));
     machine.start_with(slow, 0, None).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_clone_that_was_asked_for_once_more_is_not_taken_back() {
+    let machine = Machine::new("a");
+    let node = machine.start().await;
+    node.operator().await.restore().await;
+    let ada = node.user("ada").await;
+    let order = order(&RequestId::random());
+    let clone = created(ada.ask(&order).await.unwrap()).id;
+    let again = created(ada.ask(&retry(order)).await.unwrap()).id;
+    assert_eq!(again, clone);
+
+    let take_back = |attempt| Request::TakeBack {
+        clone: clone.clone(),
+        attempt,
+    };
+    let refusal = ada.ask(&take_back(1)).await.unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Forbidden, "{refusal}");
+    let operator = node.operator().await;
+    let stays = operator.ask(&take_back(0)).await;
+    assert_eq!(stays, Ok(Answer::TakenBack { is_gone: false }));
+    assert_eq!(machine.clones().await.len(), 1);
+    for _ in 0..2 {
+        let goes = operator.ask(&take_back(1)).await;
+        assert_eq!(goes, Ok(Answer::TakenBack { is_gone: true }));
+    }
+    assert_eq!(machine.clones().await.len(), 0);
+    node.stop().await;
 }

@@ -171,7 +171,7 @@ async fn a_node_joins_by_a_token_and_then_takes_the_same_certificates() {
     let (first, second) = (Machine::new("a"), Machine::new("b"));
     let a = first.start().await;
     let token = a.token(Invited::Node).await;
-    let b = second.start_with(Faults::none(), 0, Some(&token)).await.unwrap();
+    let b = second.start_apart(0, Some(&token)).await.unwrap();
     assert_eq!(a.ca.fingerprint(), b.ca.fingerprint());
     b.operator().await.restore().await;
 
@@ -181,6 +181,11 @@ async fn a_node_joins_by_a_token_and_then_takes_the_same_certificates() {
     assert_eq!(clone.node.as_str(), "b");
     let relay = there.relay(&clone.id).await;
     b.echo(&relay, &clone.id).await.unwrap();
+    b.until("whose names a knows is known", |view| {
+        let seen = view.members.get(&"a".parse().unwrap());
+        seen.is_some_and(|seen| seen.catalog.is_some())
+    })
+    .await;
     let enrolled_at_b = enrol(&b.token(anybody()).await, user("bob")).await.unwrap();
     let bob = Identity::new(enrolled_at_b.0, &enrolled_at_b.1.certificate).unwrap();
     a.client(bob).await.ask(&Request::ListNodes).await.unwrap();

@@ -221,43 +221,58 @@ async fn take_back_from(
         node.placing.unwanted.forget(made);
     }
     for stray in lost.iter().filter(|stray| stray.node == *at) {
-        take_back(node, stray).await?;
+        // Asked for once more meanwhile, it may be the one that somebody has.
+        while !take_back(node, stray).await? {}
         node.placing.strays.forget(stray);
     }
     Ok(())
 }
 
-/// Leaves of a request's clones the one that somebody has.
-async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<(), PeerError> {
+/// Leaves of a request's clones the one that somebody has; returns whether that is so.
+async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<bool, PeerError> {
     let Some(answered) = &stray.answered else {
-        return Ok(());
+        return Ok(true);
     };
     let made = Sought::Made {
         owner: stray.owner.clone(),
         request_id: stray.request_id.clone(),
     };
     let Some(FoundClone { clone: found, .. }) = find(node, &stray.node, made).await? else {
-        return Ok(());
+        return Ok(true);
     };
     if found.id == answered.clone {
-        return Ok(());
+        return Ok(true);
     }
     // Each is asked for at its own node, which knows the last attempt that it was an answer to.
     let Some(other) = find(node, &found.node, Sought::Clone(found.id)).await? else {
-        return Ok(());
+        return Ok(true);
     };
     let ours = find(node, &answered.node, Sought::Clone(answered.clone.clone())).await?;
     let attempt = ours.as_ref().map_or(answered.attempt, |ours| ours.attempt);
-    let stale = match (ours, other.attempt > attempt) {
-        (_, false) => other.clone,
-        (Some(ours), true) => ours.clone,
-        (None, true) => return Ok(()),
+    let FoundClone {
+        clone: stale,
+        attempt,
+    } = match (ours, other.attempt > attempt) {
+        (_, false) => other,
+        (Some(ours), true) => ours,
+        (None, true) => return Ok(true),
     };
     tracing::info!(clone = %stale.id, node = %stale.node, "taking back a clone that nobody was told of, since a node was lost");
     if let Some(turn) = node.placing.turn(&stray.owner, &stray.request_id) {
         turn.lock().await.take_if(|placed| placed.clone.id == stale.id);
     }
-    destroy(node, &stale.node, stale.id).await
+    if stale.node == node.name {
+        return Ok(node.clones.take_back(&stale.id, attempt).await);
+    }
+    let (at, itself) = (&stale.node, node.identity.subject());
+    let request = Request::TakeBack {
+        clone: stale.id,
+        attempt,
+    };
+    let Answer::TakenBack { is_gone } = node.peers.ask(at, itself, &request, DESTROYED).await? else {
+        return Err(Trouble::OddAnswer.of(at));
+    };
+    Ok(is_gone)
 }
 
 /// Destroys a clone at a node, this one or another, or says why it may still be there.
