@@ -1,8 +1,10 @@
-//! QUIC endpoints with mutual TLS, and their numbers with the reason for each.
+//! QUIC endpoints with mutual TLS.
 //!
 //! TLS 1.3 only, one crypto provider (aws-lc-rs), no 0-RTT. A server asks every client for a certificate of the
 //! cluster's CA; only a newcomer ([`Purpose::Enrol`]) may come without, and [`handshake`] turns others away with the reason. There is no
 //! session resumption: it would save a millisecond of computing and skip the check of the certificate's dates.
+
+mod numbers;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +16,7 @@ use chrono::{DateTime, Utc};
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
     AsyncUdpSocket, Connecting, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint,
-    EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    EndpointConfig, ServerConfig, VarInt,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -24,6 +26,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use socket2::{Domain, Protocol, SockRef, Type};
 
+pub(crate) use self::numbers::opened;
 use crate::identity::{Identity, IdentityError, Peer, Subject, expires_at_of, peer_of};
 use crate::name::ClusterId;
 use crate::{ALPN_CONTROL, ALPN_ENROL, ALPN_GOSSIP, ALPN_TUNNEL};
@@ -52,25 +55,6 @@ impl Purpose {
             Self::Tunnel => ALPN_TUNNEL,
             Self::Enrol => ALPN_ENROL,
             Self::Gossip => ALPN_GOSSIP,
-        }
-    }
-
-    /// Streams that the opener of such a connection may have open at once.
-    fn streams(self) -> VarInt {
-        match self {
-            Self::Control => VarInt::from_u32(64), // a person, or a script with a few people's worth of requests
-            Self::Tunnel => VarInt::from_u32(4096), // each is a database connection: more than any pool opens
-            Self::Enrol => BEFORE_HANDSHAKE_STREAMS,
-            Self::Gossip => VarInt::from_u32(32), // a comparison, and catalogs of others that only this node has
-        }
-    }
-
-    /// Bytes that the acceptor of such a connection holds for all its streams together.
-    fn window(self) -> VarInt {
-        match self {
-            Self::Control | Self::Gossip => VarInt::from_u32(1024 * 1024), // requests are small
-            Self::Tunnel => ACCEPTED_TUNNEL_WINDOW,
-            Self::Enrol => BEFORE_HANDSHAKE_WINDOW,
         }
     }
 }
@@ -277,8 +261,8 @@ pub async fn handshake(connecting: Connecting, cluster: &ClusterId) -> Result<Ac
             }
         },
     };
-    connection.set_max_concurrent_bi_streams(purpose.streams());
-    connection.set_receive_window(purpose.window());
+    connection.set_max_concurrent_bi_streams(numbers::streams(purpose));
+    connection.set_receive_window(numbers::window(purpose));
     Ok(Accepted {
         connection,
         purpose,
@@ -348,55 +332,6 @@ pub(crate) fn private_key(identity: &Identity) -> PrivateKeyDer<'static> {
     PrivatePkcs8KeyDer::from(identity.key().to_vec()).into()
 }
 
-/// The numbers of a connection that this side opens.
-pub(crate) fn opened(purpose: Purpose) -> TransportConfig {
-    let mut transport = common();
-    transport
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_concurrent_bidi_streams(VarInt::from_u32(0)) // nodes open no streams to clients
-        .receive_window(match purpose {
-            Purpose::Tunnel => OPENED_TUNNEL_WINDOW,
-            Purpose::Control | Purpose::Enrol | Purpose::Gossip => STREAM_WINDOW,
-        });
-    if purpose == Purpose::Gossip {
-        transport
-            .keep_alive_interval(Some(GOSSIP_KEEP_ALIVE))
-            .datagram_send_buffer_size(GOSSIP_SEND_BUFFER)
-            // None come back, but QUIC sends none where it would take none.
-            .datagram_receive_buffer_size(Some(MTU.into()))
-            // A datagram of 1162 bytes fits from the first packet on and for ever, and none is larger.
-            .initial_mtu(MTU)
-            .min_mtu(MTU)
-            .mtu_discovery_config(None);
-    }
-    transport
-}
-
-/// The numbers of a connection that this side accepts, as long as nobody knows who opens it; [`handshake`] raises them.
-fn accepted() -> TransportConfig {
-    let mut transport = common();
-    transport
-        .max_concurrent_bidi_streams(BEFORE_HANDSHAKE_STREAMS)
-        // What a connection is for shows only when this has been said. Datagrams of others than nodes are never read.
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
-        .receive_window(BEFORE_HANDSHAKE_WINDOW);
-    transport
-}
-
-fn common() -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    transport
-        .max_idle_timeout(Some(IdleTimeout::from(IDLE)))
-        .stream_receive_window(STREAM_WINDOW)
-        .send_window(SEND_WINDOW)
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .initial_rtt(INITIAL_RTT)
-        .datagram_receive_buffer_size(None)
-        // Ninety times the default's throughput where one packet in a hundred is lost, and no less anywhere.
-        .congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
-    transport
-}
-
 fn server_config(identity: &Identity) -> Result<ServerConfig, TransportError> {
     let roots = roots(identity.ca()).map_err(TransportError::Tls)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, PROVIDER.clone())
@@ -416,7 +351,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TransportError> {
         .map_err(|_| TransportError::Tls(rustls::Error::General("no cipher suite for QUIC".to_owned())))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config
-        .transport_config(Arc::new(accepted()))
+        .transport_config(Arc::new(numbers::accepted()))
         .max_incoming(MAX_INCOMING)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFERS);
@@ -424,7 +359,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, TransportError> {
 }
 
 /// Makes resets that outlive the process: a restarted node can tell a peer at once that their connection is gone, which
-/// would else find out only after [`IDLE`]. For that the key of the resets comes from the node's own, and the ids of
+/// would else find out only after the idle timeout. For that the key of the resets comes from the node's own, and the ids of
 /// connections hold nothing that a new process would not take.
 fn endpoint_config(key: &[u8]) -> EndpointConfig {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -485,35 +420,6 @@ pub const VALIDATED_FROM: usize = 256;
 /// Thousands of relays and their users; at most some 100 KiB each while idle.
 pub const MAX_CONNECTIONS: usize = 8192;
 
-/// A laptop that changes its address is silent for as long at most: the node answers to the old one until the laptop
-/// speaks. Also under what home routers keep a UDP mapping for.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Nodes have no home router before them: twice within [`IDLE`], so that one may be lost. Every node of a cluster has one
-/// such connection to every other.
-const GOSSIP_KEEP_ALIVE: Duration = Duration::from_secs(12);
-/// What cannot be sent within a few packets' time is old news.
-const GOSSIP_SEND_BUFFER: usize = 32 * 1024;
-/// What every path of the internet takes (RFC 9000, section 14).
-const MTU: u16 = 1200;
-/// A burst of news from one node; the oldest go when it is full.
-const DATAGRAM_BUFFER: usize = 64 * 1024;
-/// A first packet that is lost is sent again after three of these. A container's first packet often is, while its bridge
-/// learns where it is; the default of 333 ms would make each start of a relay a second longer. Paths slower than 300 ms
-/// cost one spurious retransmission.
-const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// Six keep-alives: long enough to change from one network to another, short enough to free what a dead peer holds.
-const IDLE: VarInt = VarInt::from_u32(30_000);
-/// Fills 3 Gbit/s at 20 ms.
-const STREAM_WINDOW: VarInt = VarInt::from_u32(8 * 1024 * 1024);
-/// Four streams' worth: BBR on a long path needs that much on its way.
-const SEND_WINDOW: u64 = 32 * 1024 * 1024;
-/// Sixty-four results that nobody reads do not stop the others. It is the relay's own memory.
-const OPENED_TUNNEL_WINDOW: VarInt = VarInt::from_u32(512 * 1024 * 1024);
-/// Eight uploads that their databases do not read. It is the node's memory, and others than it decide when it is used.
-const ACCEPTED_TUNNEL_WINDOW: VarInt = VarInt::from_u32(64 * 1024 * 1024);
-/// What somebody unknown can make this process hold.
-const BEFORE_HANDSHAKE_WINDOW: VarInt = VarInt::from_u32(64 * 1024);
-const BEFORE_HANDSHAKE_STREAMS: VarInt = VarInt::from_u32(8);
 /// Knocks that wait to be looked at; each is one packet.
 const MAX_INCOMING: usize = 1024;
 const INCOMING_BUFFER: u64 = 64 * 1024;
