@@ -335,7 +335,7 @@ fn node_row(node: NodeView) -> Vec<String> {
         node.clones.to_string(),
         HumanBytes(node.free_bytes).to_string(),
         HumanBytes(node.total_bytes).to_string(),
-        format!("{:.2}", node.load),
+        format!("{:.0} %", node.load * 100.0),
     ]
 }
 

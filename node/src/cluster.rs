@@ -191,7 +191,12 @@ impl Cluster {
 
     /// Whether this node has just started and not met all others again yet.
     pub fn is_meeting(&self) -> bool {
-        self.board.opened.elapsed() < MEETING && self.missed().is_some()
+        let patience = match self.board.remembered.iter().all(|other| other.member.is_some()) {
+            true => MEETING,
+            // Of those that are never met nothing will be known, not even that they are missing.
+            false => FIRST_MEETING,
+        };
+        self.board.opened.elapsed() < patience && self.missed().is_some()
     }
 
     /// Returns where the nodes are that are not down, `host:port`, this one first.
@@ -396,6 +401,8 @@ const COMMANDS: usize = 64;
 const PACKETS: usize = 1024;
 /// A node that is there is met long before.
 const MEETING: Duration = Duration::from_secs(5);
+/// The same for one that has just joined.
+const FIRST_MEETING: Duration = Duration::from_secs(30);
 /// How long others may take to be told.
 const LEAVING: Duration = Duration::from_secs(1);
 

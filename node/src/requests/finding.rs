@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
-use zdap_proto::message::{Answer, CloneRecord, CloneView, FoundClone, Request, SilentNode, Sought};
+use zdap_proto::message::{
+    Answer, CloneRecord, CloneState, CloneView, FoundClone, Request, SilentNode, Sought,
+};
 use zdap_proto::name::{CloneId, NodeName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -150,8 +152,8 @@ async fn search_everywhere(node: &Node, clone: &CloneId) -> Whereabouts {
     }
 }
 
-/// Returns a clone of this node. For one that is named by its request, waits until this node has done its part in that: it
-/// may be placing it on another one right now.
+/// Returns a clone of this node. For one that is named by its request and not ready here, waits until this node has done its
+/// part in that: it may be placing it on another one right now, or be about to, should the one in the making here fail.
 pub(super) async fn here(node: &Node, sought: &Sought) -> Option<FoundClone> {
     let found = |record: CloneRecord| FoundClone {
         clone: record.view(&node.name),
@@ -161,12 +163,14 @@ pub(super) async fn here(node: &Node, sought: &Sought) -> Option<FoundClone> {
         Sought::Clone(clone) => node.clones.find(clone).map(found),
         Sought::Made { owner, request_id } => {
             let made_here = || node.clones.made_for(owner, request_id).map(found);
-            if let Some(made) = made_here() {
+            let is_ready = |found: &FoundClone| found.clone.state == CloneState::Ready;
+            if let Some(made) = made_here().filter(is_ready) {
                 return Some(made);
             }
-            let turn = node.placing.turn(owner, request_id)?;
-            let placed = turn.lock().await.clone();
-            placed.or_else(made_here)
+            match node.placing.turn(owner, request_id) {
+                Some(turn) => turn.lock().await.clone().or_else(made_here),
+                None => made_here(),
+            }
         }
     }
 }
@@ -175,14 +179,20 @@ pub(super) async fn here(node: &Node, sought: &Sought) -> Option<FoundClone> {
 pub(super) struct Search {
     /// What was looked for, at another node.
     pub(super) found: Option<CloneView>,
-    /// The nodes that may have it and could not be asked; none counts once it is found.
+    /// The nodes that may have it and could not be asked. None counts once it is found, unless it is named by its request
+    /// and still in the making: it may fail, and one of these go on with the request.
     pub(super) silent: Vec<SilentNode>,
 }
 
-/// Asks all other nodes at once; the first that has it ends the search.
+/// Asks all other nodes at once; the first that has it for good ends the search.
 pub(super) async fn search(node: &Node, sought: Sought) -> Search {
     let (others, mut silent) = others(node);
-    let (itself, request) = (node.identity.subject(), Request::Find(sought));
+    let mut in_the_making = None;
+    let is_for_good = |clone: &CloneView| match &sought {
+        Sought::Clone(_) => true,
+        Sought::Made { .. } => clone.state != CloneState::Creating,
+    };
+    let (itself, request) = (node.identity.subject(), Request::Find(sought.clone()));
     let mut asked: FuturesUnordered<_> = others
         .iter()
         .map(|other| async {
@@ -196,18 +206,22 @@ pub(super) async fn search(node: &Node, sought: Sought) -> Search {
         .collect();
     while let Some(result) = asked.next().await {
         match result {
-            Ok(Some(found)) => {
+            Ok(Some(found)) if is_for_good(&found.clone) => {
                 return Search {
                     found: Some(found.clone),
                     silent: Vec::new(),
                 };
             }
+            Ok(Some(found)) => in_the_making = Some(found.clone),
             Ok(None) => {}
             Err(error) => silent.push(silence(&error)),
         }
     }
     silent.sort_by(|a, b| a.node.cmp(&b.node));
-    Search { found: None, silent }
+    Search {
+        found: in_the_making,
+        silent,
+    }
 }
 
 /// Returns the nodes that can be asked, and those that cannot. One that is down may have got clones since it was last heard

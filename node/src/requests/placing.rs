@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
-use zdap_proto::message::{Answer, Considered, FoundClone, Outcome, Sought, Stages};
+use zdap_proto::message::{Answer, CloneState, Considered, FoundClone, Outcome, Sought, Stages};
 use zdap_proto::name::{NodeName, RequestId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -264,14 +264,16 @@ async fn earlier(
     wanted: &Wanted,
     placed: Option<&FoundClone>,
 ) -> Result<Option<NodeName>, Refusal> {
-    if node.clones.made_for(&wanted.owner, &wanted.request_id).is_some() {
+    let here = node.clones.made_for(&wanted.owner, &wanted.request_id);
+    if here.as_ref().is_some_and(|here| here.state == CloneState::Ready) {
         return Ok(Some(node.name.clone()));
     }
     if let Some(placed) = placed {
         return Ok(Some(placed.clone.node.clone()));
     }
+    let here = here.map(|_| node.name.clone());
     if wanted.attempt == 0 {
-        return Ok(None);
+        return Ok(here);
     }
     let sought = Sought::Made {
         owner: wanted.owner.clone(),
@@ -285,9 +287,6 @@ async fn earlier(
         .with_hint("try again in a moment"));
     }
     let Search { found, silent } = search(node, sought).await;
-    if let Some(found) = found {
-        return Ok(Some(found.node));
-    }
     // A node that answers the others and not this one may be making the clone. One that is lost does not count: should it
     // come back with a clone, that is taken away.
     let view = node.cluster.view();
@@ -309,7 +308,8 @@ async fn earlier(
         }
         node.placing.strays.note(Stray::new(&silent.node, wanted));
     }
-    Ok(None)
+    // In the making: should it fail, nobody else goes on with the request.
+    Ok(found.map(|found| found.node).or(here))
 }
 
 /// Returns what was considered as clients see it, the chosen one first.

@@ -432,3 +432,54 @@ async fn a_hundred_requests_at_once_over_two_nodes_all_get_a_clone() {
     assert_eq!(clones.iter().sum::<usize>(), 100);
     assert!(clones.iter().all(|count| (45..=55).contains(count)), "{clones:?}");
 }
+
+/// The database does not answer where the clone is made first, so that the first try goes on to another node.
+#[tokio::test]
+async fn a_retry_while_the_clone_is_in_the_making_gives_the_one_that_the_first_try_leads_to() {
+    let machines = ["a", "b", "c"].map(|name| Machine::new(name).with_setting("timeouts: {ready: 1s}"));
+    let together = Together::start_on(machines.into()).await;
+    let [a, b, c] = together.nodes.as_slice() else {
+        panic!("three")
+    };
+    let ada = a.user("ada").await;
+    // So that c is the best of the two that may.
+    a.operator()
+        .await
+        .ask(&Request::Drain { is_draining: true })
+        .await
+        .unwrap();
+    ada.create_at("b").await;
+    together
+        .until("a is drained and b has a clone", |view| {
+            let report = |name: &str| {
+                let heard = view.members[&name.parse().unwrap()].digest.as_ref();
+                heard.map(|heard| heard.digest.report.clone()).unwrap_or_default()
+            };
+            report("a").flags.draining && report("b").clones == 1
+        })
+        .await;
+    together.machines[2].is_ready_when_started(false);
+
+    let request = order(&RequestId::random());
+    let (there, here) = (c.user("ada").await, b.user("ada").await);
+    let retries = async {
+        together.machines[2].until(|clones| clones.len() == 1).await;
+        // At the node that makes it, and at one that has nothing to do with it.
+        let second = retry(request.clone());
+        let third = retry(second.clone());
+        let (one, other) = tokio::join!(there.ask(&second), here.ask(&third));
+        [one, other]
+    };
+    let recovers = async {
+        together.machines[2].until(|clones| clones.len() == 1).await;
+        together.machines[2].until(|clones| clones.is_empty()).await;
+        together.machines[2].is_ready_when_started(true);
+    };
+    let (first, retried, ()) = tokio::join!(ada.ask(&request), retries, recovers);
+    let first = created(first.unwrap());
+    assert_eq!(first.node.as_str(), "b");
+    for retried in retried {
+        assert_eq!(created(retried.unwrap()).id, first.id);
+    }
+    assert_eq!(together.clones().await, [0, 2, 0]);
+}

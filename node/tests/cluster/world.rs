@@ -92,7 +92,7 @@ impl Machine {
         std::fs::set_permissions(&creation, std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::write(
             resources.path().join("orders.resource.yml"),
-            "name: orders\ncreation: ./creation.sh\ndocker:\n  image: postgres:15\n  env: [POSTGRES_PASSWORD=secret]\n",
+            format!("name: orders\ncreation: ./creation.sh\ndocker:\n  image: {IMAGE}\n  env: [POSTGRES_PASSWORD=secret]\n"),
         )
         .unwrap();
         Self {
@@ -138,6 +138,14 @@ impl Machine {
 
     pub(crate) fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Has databases of `orders` start and not answer, or answer again.
+    pub(crate) fn is_ready_when_started(&self, is_ready: bool) {
+        match is_ready {
+            true => self.runtime.ready_again(IMAGE),
+            false => self.runtime.never_ready(IMAGE),
+        }
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -648,3 +656,6 @@ async fn bind(port: u16) -> io::Result<std::net::UdpSocket> {
         }
     }
 }
+
+/// Of the resource.
+const IMAGE: &str = "postgres:15";

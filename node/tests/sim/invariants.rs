@@ -10,7 +10,7 @@ use zdap_node::gossip::MemberState;
 use zdap_node::runtime::{InstanceId, Runtime};
 use zdap_node::storage::Storage;
 use zdap_proto::message::{CloneRecord, CloneState};
-use zdap_proto::name::{CloneId, NodeName};
+use zdap_proto::name::{CloneId, NodeName, RequestId};
 
 use crate::people::{Ledger, People, Told};
 use crate::plan::PEOPLE;
@@ -57,7 +57,7 @@ pub(crate) async fn look(world: &Arc<World>, people: &People) -> Vec<Broken> {
             ("no_orphan_dataset_or_instance", orphans),
             (
                 "a_retry_makes_no_second_clone",
-                a_retry_makes_no_second_clone(&disks),
+                a_retry_makes_no_second_clone(world, &disks, &ledger),
             ),
             ("expired_means_gone", expired_means_gone(world, &disks)),
             ("destroyed_means_gone", destroyed_means_gone(&disks, &ledger)),
@@ -175,13 +175,21 @@ async fn no_orphan_dataset_or_instance(world: &World) -> Vec<String> {
 }
 
 /// Of one request of one person there is one clone at most, anywhere.
-fn a_retry_makes_no_second_clone(disks: &Disks) -> Vec<String> {
+fn a_retry_makes_no_second_clone(world: &World, disks: &Disks, ledger: &Ledger) -> Vec<String> {
     let mut made: BTreeMap<_, Vec<&CloneId>> = BTreeMap::new();
     for record in disks.iter().flatten() {
         let request = (&record.owner, &record.request_id);
         made.entry(request).or_default().push(&record.id);
     }
-    let several = made.into_iter().filter(|(_, clones)| clones.len() > 1);
+    // That a clone may be on a lost node is known to who was asked for it, and forgotten with all else it had written down.
+    let is_remembered = |(machine, lapses): &(usize, usize)| world.machines[*machine].lapses() == *lapses;
+    let is_due = |request: &RequestId| {
+        let asked = ledger.asked.get(request);
+        asked.is_none_or(|asked| asked.iter().all(is_remembered))
+    };
+    let several = made
+        .into_iter()
+        .filter(|((_, request), clones)| clones.len() > 1 && is_due(request));
     several
         .map(|((owner, request), clones)| format!("{owner}'s request {request} has made {clones:?}"))
         .collect()

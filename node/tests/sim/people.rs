@@ -43,6 +43,8 @@ struct Person {
 pub(crate) struct Ledger {
     /// Every request that was ever made, whatever came of it, and whose it is.
     pub(crate) requests: BTreeMap<RequestId, UserName>,
+    /// Which machines were asked, and how often their nodes had lost their memory by then.
+    pub(crate) asked: BTreeMap<RequestId, Vec<(usize, usize)>>,
     pub(crate) told: Vec<Told>,
     /// Clones that somebody asked to destroy, whatever came of it.
     pub(crate) given_back: BTreeSet<CloneId>,
@@ -134,6 +136,12 @@ impl People {
         let who = format!("{owner} {}", &request_id.as_str()[..6]);
         while Instant::now() < deadline {
             let node = rng.random_range(0..self.world.machines.len());
+            let asked = (node, self.world.machines[node].lapses());
+            self.ledger()
+                .asked
+                .entry(request_id.clone())
+                .or_default()
+                .push(asked);
             self.world
                 .say(format_args!("{who} asks node-{node} for a clone of {resource}"));
             match self

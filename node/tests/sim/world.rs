@@ -60,6 +60,8 @@ struct Inner {
     node: Option<Arc<Node>>,
     /// How often the disk was lost with all that was on it.
     losses: usize,
+    /// How often what the node had written down in its state directory was lost.
+    lapses: usize,
 }
 
 /// A node from its start to its end.
@@ -93,6 +95,7 @@ impl World {
                 life: None,
                 node: None,
                 losses: 0,
+                lapses: 0,
             };
             machines.push(Machine {
                 name,
@@ -198,6 +201,7 @@ impl World {
             Finds::OldState => {
                 std::fs::remove_dir_all(&state_dir).unwrap();
                 copy(&self.old_state(index), &state_dir);
+                machine.inner().lapses += 1;
             }
             Finds::NothingButItsKey => {
                 std::fs::remove_dir_all(&state_dir).unwrap();
@@ -207,6 +211,7 @@ impl World {
                 inner.storage = disk;
                 inner.runtime = runtime::memory::Memory::new().with_doors();
                 inner.losses += 1;
+                inner.lapses += 1;
             }
         }
     }
@@ -280,6 +285,11 @@ impl Machine {
     /// Returns how often the machine has lost its disk so far.
     pub(crate) fn losses(&self) -> usize {
         self.inner().losses
+    }
+
+    /// Returns how often its node has lost what it had written down.
+    pub(crate) fn lapses(&self) -> usize {
+        self.inner().lapses
     }
 
     /// Returns what goes wrong in the life of the node that runs, if one does.
