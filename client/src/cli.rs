@@ -53,7 +53,7 @@ pub struct Global {
     /// Say more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
-    /// Give up after so many seconds
+    /// Give up after so many seconds; what `connect` and `psql` have opened by then stays open
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, help_heading = "Global options")]
     pub timeout: Option<std::time::Duration>,
 }

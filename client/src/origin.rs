@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use quinn::Endpoint;
@@ -21,6 +22,7 @@ use crate::words::Pin;
 pub struct Origins {
     endpoint: Endpoint,
     known: Vec<Known>,
+    is_any_reached: Arc<AtomicBool>,
 }
 
 /// A cluster, who we are there, and where it is.
@@ -117,8 +119,12 @@ impl OriginError {
 }
 
 impl Origins {
-    /// Takes the origins from the settings.
-    pub fn new(endpoint: Endpoint, home: &Home) -> Result<Self, OriginError> {
+    /// Takes the origins from the settings. `is_any_reached` will be true as soon as any of them is reached.
+    pub fn new(
+        endpoint: Endpoint,
+        home: &Home,
+        is_any_reached: Arc<AtomicBool>,
+    ) -> Result<Self, OriginError> {
         let settings = home.settings()?;
         let known = settings.known_clusters().into_iter().map(|cluster| Known {
             identity: home
@@ -131,6 +137,7 @@ impl Origins {
         Ok(Self {
             endpoint,
             known: known.collect(),
+            is_any_reached,
         })
     }
 
@@ -143,7 +150,7 @@ impl Origins {
             clusters: Vec::new(),
             silent: Vec::new(),
         };
-        for result in join_all(self.known.iter().map(|known| known.reach(&self.endpoint))).await {
+        for result in join_all(self.known.iter().map(|known| known.reach(self))).await {
             match result {
                 Ok(cluster) => reached.clusters.push(cluster),
                 Err(silent) => reached.silent.extend(silent),
@@ -163,15 +170,25 @@ impl Origins {
             known.addresses.iter().map(async |address| Visit {
                 address: address.clone(),
                 cluster: known.cluster.clone(),
-                result: known.visit(&self.endpoint, address).await,
+                result: known.visit(self, address).await,
             })
         });
         join_all(visits).await
     }
+
+    async fn reach_any(
+        &self,
+        identity: &Arc<Identity>,
+        addresses: &[String],
+    ) -> Result<Cluster, Vec<(String, ConnectError)>> {
+        let cluster = Cluster::reach(&self.endpoint, identity, addresses).await?;
+        self.is_any_reached.store(true, Ordering::Relaxed);
+        Ok(cluster)
+    }
 }
 
 impl Known {
-    async fn reach(&self, endpoint: &Endpoint) -> Result<Cluster, Vec<Silent>> {
+    async fn reach(&self, origins: &Origins) -> Result<Cluster, Vec<Silent>> {
         let identity = self.identity.as_ref().map_err(|reason| {
             let silent = self
                 .addresses
@@ -179,7 +196,7 @@ impl Known {
                 .map(|address| Silent::without_identity(address, reason));
             silent.collect::<Vec<_>>()
         })?;
-        let reached = Cluster::reach(endpoint, identity, &self.addresses).await;
+        let reached = origins.reach_any(identity, &self.addresses).await;
         reached.map_err(|errors| {
             let silent = errors
                 .iter()
@@ -190,14 +207,14 @@ impl Known {
 
     async fn visit(
         &self,
-        endpoint: &Endpoint,
+        origins: &Origins,
         address: &str,
     ) -> Result<(Option<NodeName>, Vec<NodeView>), Silent> {
         let identity = self
             .identity
             .as_ref()
             .map_err(|reason| Silent::without_identity(address, reason))?;
-        let reached = Cluster::reach(endpoint, identity, &[address.to_owned()]).await;
+        let reached = origins.reach_any(identity, &[address.to_owned()]).await;
         let cluster = reached.map_err(|errors| match errors.first() {
             Some((_, error)) => Silent::unreached(address, error),
             None => Silent::unreached(address, &ConnectError::NoAddress),

@@ -35,7 +35,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Connect) -> Result<()
         std::future::pending::<()>().await;
     };
     let mut end = None;
-    let serving = tunnel.serve(listener, async { end = Some(context.stopped().await) });
+    let serving = tunnel.serve(listener, async { end = Some(context.signalled().await) });
     tokio::select! {
         () = serving => {}
         () = check => {}

@@ -134,6 +134,7 @@ async fn join(context: &Context<'_>, token: Token, typed: Option<String>) -> Res
     for addresses in [typed.as_slice(), own.as_slice()] {
         match Cluster::reach(&endpoint, &identity, addresses).await {
             Ok(cluster) => {
+                context.note_reached();
                 let node = cluster.node().await;
                 let remember = |settings: &mut Settings| settings.remember(node.address(), cluster.id());
                 context.home.change(remember)?;
@@ -158,16 +159,19 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
         context.output.doing(format!("connecting to {address}"));
         let identity = Arc::new(identity);
         let error = match Cluster::reach(&endpoint, &identity, std::slice::from_ref(&address)).await {
-            Ok(cluster) => match cluster.nodes().await {
-                Ok(_) => {
-                    context
-                        .home
-                        .change(|settings| settings.remember(&address, identity.cluster()))?;
-                    learn(context, &cluster).await;
-                    return added(context, &identity);
+            Ok(cluster) => {
+                context.note_reached();
+                match cluster.nodes().await {
+                    Ok(_) => {
+                        context
+                            .home
+                            .change(|settings| settings.remember(&address, identity.cluster()))?;
+                        learn(context, &cluster).await;
+                        return added(context, &identity);
+                    }
+                    Err(error) => error.into(),
                 }
-                Err(error) => error.into(),
-            },
+            }
             Err(errors) => match errors.into_iter().next() {
                 Some((_, ConnectError::OtherCluster(_))) | None => continue,
                 Some((_, error)) => error.into(),
