@@ -99,7 +99,8 @@ pub enum Command {
     /// Open a clone on this machine until Ctrl-C, without Docker
     #[command(
         after_help = "Examples:\n  zdap connect orders              postgres://127.0.0.1:5432\n  \
-        zdap connect orders --port 0     on any free port"
+        zdap connect orders --port 0     on any free port\n\n\
+        User, password and database are those of the copied database; `zdap psql` fills them in."
     )]
     Connect(Connect),
     /// Run psql on a clone

@@ -142,7 +142,28 @@ async fn what_serves_is_not_ended_by_a_timeout() {
         std::thread::sleep(Duration::from_millis(50));
     }
     TcpStream::connect(address).unwrap();
-    talk_of(child);
+    let talk = talk_of(child);
+    assert!(
+        talk.contains(
+            "user `ada`, database `shop`, and the password of the copied database; \
+             `zdap psql orders-k3v9x2mq` fills them in"
+        ),
+        "{talk}"
+    );
+    assert!(!talk.contains("secret"), "{talk}");
+}
+
+#[tokio::test]
+async fn where_the_account_is_not_known_it_is_said_whose_it_is() {
+    let (ca, home) = (ca(), tempfile::tempdir().unwrap());
+    let node = node(&ca, None);
+    enrol(home.path(), &ca, &[&node.address]);
+    let (child, _) = connected(home.path());
+    let talk = talk_of(child);
+    assert!(
+        talk.contains("user, password and database are those of the copied database"),
+        "{talk}"
+    );
 }
 
 #[tokio::test]
