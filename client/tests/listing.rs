@@ -10,6 +10,7 @@ mod fake;
 
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use zdap_proto::message::{Answer, NodeState, NodeView, Reply, Request, ResourceView, SnapshotView};
@@ -20,8 +21,8 @@ use crate::fake::{Process, Said, Says, ca, clone_view, enrol, silent, view, zdap
 /// A user of db1, which answers, and of others, which do not.
 struct World {
     home: TempDir,
-    _db1: Process,
-    _others: Vec<(UdpSocket, String)>,
+    db1: Process,
+    others: Vec<(UdpSocket, String)>,
 }
 
 impl World {
@@ -44,8 +45,8 @@ impl World {
         *views.lock().unwrap() = known;
         Self {
             home,
-            _db1: db1,
-            _others: sockets,
+            db1,
+            others: sockets,
         }
     }
 
@@ -194,5 +195,45 @@ async fn what_only_a_node_that_is_down_has_is_not_said_to_be_unknown() {
             "error: there is no resource `xyz` on the nodes that answered\n  db2 does not answer: it is down\n"
         ),
         "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_origin_that_another_node_says_is_down_is_not_waited_for() {
+    let world = World::new(&[("db2", NodeState::Down)]);
+    let begun = Instant::now();
+    let said = world.zdap(&["list", "origins", "--json"]).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let (db1, db2) = (&said.json()[0], &said.json()[1]);
+    assert_eq!(
+        (&db1["connected"], &db2["connected"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(db2["node"]["state"], "down");
+    let address = &world.others[0].1;
+    assert_eq!(
+        db2["error"],
+        format!("no answer from {address}, and another node says that it is down")
+    );
+    let said = world.zdap(&["list", "origins"]).await;
+    assert!(
+        said.stdout.contains(&format!("{address}  db2   down")),
+        "{said:?}"
+    );
+    assert!(
+        said.stdout
+            .contains(&format!("{}  db1   alive", world.db1.address)),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_origin_that_the_others_hold_for_alive_gets_its_full_time() {
+    let world = World::new(&[("db2", NodeState::Alive)]);
+    let said = world.zdap(&["list", "origins", "--json"]).await;
+    let address = &world.others[0].1;
+    assert_eq!(
+        said.json()[1]["error"],
+        format!("no answer from {address} within 5 s (UDP)")
     );
 }

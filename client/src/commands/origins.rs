@@ -6,7 +6,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 use zdap_proto::connect::ConnectError;
 use zdap_proto::identity::Identity;
-use zdap_proto::message::NodeView;
+use zdap_proto::message::{NodeState, NodeView};
 use zdap_proto::name::{ClusterId, NodeName};
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
@@ -300,6 +300,7 @@ fn row(origin: &OriginDocument<'_>, is_verbose: bool) -> Vec<String> {
             (None, None) => "connected".to_owned(),
             (None, Some(node)) => nodes::state(node.state).to_owned(),
             (Some(reason), _) if is_verbose => reason.to_owned(),
+            (Some(_), Some(node)) if node.state == NodeState::Down => nodes::state(node.state).to_owned(),
             (Some(_), _) => "could not connect".to_owned(),
         },
     ];
