@@ -187,8 +187,8 @@ fn a_clone_is_made_found_again_and_given_back() {
     assert_eq!(node.clones().len(), 4);
     let said = user.zdap(&["destroy", "orders", "--all", "--json"]);
     assert!(
-        said.stderr
-            .contains("`orders` is still attached to it here: `zdap detach orders`"),
+        said.stderr.contains("`orders` is still attached to orders-")
+            && said.stderr.contains(" here: `zdap detach orders`"),
         "{said:#?}"
     );
     assert_eq!(said.json()["destroyed"].as_array().map(Vec::len), Some(4));
