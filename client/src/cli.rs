@@ -53,7 +53,7 @@ pub struct Global {
     /// Say more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
-    /// Give up after so many seconds
+    /// Give up after so many seconds; what `connect` and `psql` have opened by then stays open
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, help_heading = "Global options")]
     pub timeout: Option<std::time::Duration>,
 }
@@ -99,7 +99,8 @@ pub enum Command {
     /// Open a clone on this machine until Ctrl-C, without Docker
     #[command(
         after_help = "Examples:\n  zdap connect orders              postgres://127.0.0.1:5432\n  \
-        zdap connect orders --port 0     on any free port"
+        zdap connect orders --port 0     on any free port\n\n\
+        User, password and database are those of the copied database; `zdap psql` fills them in."
     )]
     Connect(Connect),
     /// Run psql on a clone

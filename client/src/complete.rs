@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
@@ -123,7 +124,7 @@ fn times() -> Vec<String> {
 /// Asks the clusters and takes what comes in time.
 fn ask<T>(question: impl AsyncFn(&Cluster) -> Result<T, NodeError>) -> Vec<T> {
     let asked = async {
-        let origins = Origins::new(client_endpoint().ok()?, &home()?).ok()?;
+        let origins = Origins::new(client_endpoint().ok()?, &home()?, Arc::default()).ok()?;
         let reached = origins.reach().await.ok()?;
         let answers = join_all(reached.clusters.iter().map(|cluster| question(cluster))).await;
         Some(answers.into_iter().flatten().collect())

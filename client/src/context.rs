@@ -2,7 +2,8 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quinn::Endpoint;
@@ -27,7 +28,10 @@ pub struct Context<'a> {
     pub home: Home,
     /// Where words go.
     pub output: &'a Output,
+    /// There once a node is wanted.
     endpoint: OnceLock<Endpoint>,
+    /// Whether any node has been reached, as soon as one has.
+    is_any_reached: Arc<AtomicBool>,
     /// The clusters that were reached.
     reached: Mutex<Vec<Cluster>>,
     /// What is learned beside what the command does.
@@ -51,6 +55,7 @@ impl<'a> Context<'a> {
             home,
             output,
             endpoint: OnceLock::new(),
+            is_any_reached: Arc::default(),
             reached: Mutex::default(),
             learning: Mutex::default(),
             maker: Mutex::default(),
@@ -70,7 +75,8 @@ impl<'a> Context<'a> {
 
     /// Returns the ways to the nodes.
     pub fn origins(&self) -> Result<Origins, Failure> {
-        Ok(Origins::new(self.endpoint()?, &self.home)?)
+        let noted = Arc::clone(&self.is_any_reached);
+        Ok(Origins::new(self.endpoint()?, &self.home, noted)?)
     }
 
     /// Reaches one node of each cluster, and has it tell beside all else which nodes there are.
@@ -97,6 +103,11 @@ impl<'a> Context<'a> {
         };
         locked(&self.learning).spawn(learn);
         locked(&self.reached).push(cluster.clone());
+    }
+
+    /// Notes that a node was reached in another way than by the origins.
+    pub fn note_reached(&self) {
+        self.is_any_reached.store(true, Ordering::Relaxed);
     }
 
     /// Returns the clusters that were reached.
@@ -127,7 +138,15 @@ impl<'a> Context<'a> {
 
     /// Waits for Ctrl-C, a signal or the timeout.
     pub async fn stopped(&self) -> Failure {
-        self.stopped_by(&[Signal::Interrupt, Signal::Terminate]).await
+        tokio::select! {
+            failure = self.signalled() => failure,
+            failure = self.timed_out() => failure,
+        }
+    }
+
+    /// Waits for Ctrl-C or a signal: the timeout is for getting there, and does not end what serves.
+    pub async fn signalled(&self) -> Failure {
+        self.signalled_by(&[Signal::Interrupt, Signal::Terminate]).await
     }
 
     /// Does `work` unless Ctrl-C, a signal or the timeout comes first; then `work` is dropped, and what it asked of a node
@@ -143,14 +162,15 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Does the same, but leaves Ctrl-C to the program that runs in the foreground.
-    pub async fn until_stopped_but_by_ctrl_c<T>(
+    /// Does `work`, which is a program in the foreground, unless it is terminated first. Ctrl-C is that program's own, and the
+    /// timeout was for getting there.
+    pub async fn until_terminated<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            failure = self.stopped_by(&[Signal::Terminate]) => Err(failure),
+            failure = self.signalled_by(&[Signal::Terminate]) => Err(failure),
             result = work => result,
         }
     }
@@ -178,34 +198,33 @@ impl<'a> Context<'a> {
         let _ = tokio::time::timeout(PARTING, endpoint.wait_idle()).await;
     }
 
-    async fn stopped_by(&self, by: &[Signal]) -> Failure {
+    async fn signalled_by(&self, by: &[Signal]) -> Failure {
         let mut signals = self.signals.clone();
         let signalled = signals.wait_for(|signal| signal.is_some_and(|signal| by.contains(&signal)));
-        let late = async {
-            match self.deadline {
-                Some((timeout, deadline)) => {
-                    tokio::time::sleep_until(deadline).await;
-                    timeout
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            signal = signalled => match signal.ok().and_then(|signal| *signal) {
-                Some(Signal::Terminate) => Failure::new("terminated").of_kind(Kind::Terminated),
-                Some(Signal::Interrupt) | None => Failure::new("interrupted").of_kind(Kind::Interrupted),
-            },
-            timeout = late => self.timed_out(timeout),
+        match signalled.await.ok().and_then(|signal| *signal) {
+            Some(Signal::Terminate) => Failure::new("terminated").of_kind(Kind::Terminated),
+            Some(Signal::Interrupt) | None => Failure::new("interrupted").of_kind(Kind::Interrupted),
         }
     }
 
-    fn timed_out(&self, timeout: Duration) -> Failure {
-        let seconds = timeout.as_secs_f64();
-        let message = match self.output.waiting_for() {
-            doing if doing.is_empty() => format!("not done within {seconds} s"),
-            doing => format!("not done within {seconds} s; it was: {doing}"),
+    async fn timed_out(&self) -> Failure {
+        let Some((timeout, deadline)) = self.deadline else {
+            return std::future::pending().await;
         };
-        Failure::new(message).of_kind(Kind::TimedOut)
+        tokio::time::sleep_until(deadline).await;
+        let is_any_wanted = self.endpoint.get().is_some();
+        let is_unreached = is_any_wanted && !self.is_any_reached.load(Ordering::Relaxed);
+        let (what, kind) = match is_unreached {
+            true => ("no origin was reached", Kind::Unreachable),
+            false => ("not done", Kind::TimedOut),
+        };
+        let mut message = format!("{what} within {} s", timeout.as_secs_f64());
+        let doing = self.output.waiting_for();
+        if !doing.is_empty() {
+            message = format!("{message}; it was: {doing}");
+        }
+        let hint = is_unreached.then(|| "`zdap list origins` shows which of them answer".to_owned());
+        Failure::new(message).of_kind(kind).maybe_hinted(hint)
     }
 }
 

@@ -1,7 +1,11 @@
 //! The ways to the clusters: of each the addresses that are known, one of which is enough.
 
+mod visit;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use quinn::Endpoint;
@@ -11,6 +15,7 @@ use zdap_proto::message::{NodeView, SilentNode};
 use zdap_proto::name::{ClusterId, NodeName};
 use zdap_proto::refusal::chain;
 
+pub use self::visit::Visit;
 use crate::cluster::Cluster;
 use crate::node::NodeError;
 use crate::settings::{Home, SettingsError};
@@ -21,6 +26,7 @@ use crate::words::Pin;
 pub struct Origins {
     endpoint: Endpoint,
     known: Vec<Known>,
+    is_any_reached: Arc<AtomicBool>,
 }
 
 /// A cluster, who we are there, and where it is.
@@ -31,6 +37,8 @@ struct Known {
     identity: Result<Arc<Identity>, String>,
     /// The likeliest to answer first.
     addresses: Vec<String>,
+    /// Which node is at an address, as far as it was learned.
+    names: BTreeMap<String, NodeName>,
 }
 
 /// The clusters of which a node answers, at least one.
@@ -60,17 +68,6 @@ pub struct Silent {
     pub reason: String,
     /// The remedy, where there is one to name.
     pub hint: Option<String>,
-}
-
-/// One address, and who answers there.
-#[derive(Debug)]
-pub struct Visit {
-    /// `host:port`.
-    pub address: String,
-    /// The cluster that it should belong to.
-    pub cluster: ClusterId,
-    /// The node's name and what it knows of all nodes.
-    pub result: Result<(Option<NodeName>, Vec<NodeView>), Silent>,
 }
 
 /// Why no node can be asked.
@@ -117,20 +114,30 @@ impl OriginError {
 }
 
 impl Origins {
-    /// Takes the origins from the settings.
-    pub fn new(endpoint: Endpoint, home: &Home) -> Result<Self, OriginError> {
+    /// Takes the origins from the settings. `is_any_reached` will be true as soon as any of them is reached.
+    pub fn new(
+        endpoint: Endpoint,
+        home: &Home,
+        is_any_reached: Arc<AtomicBool>,
+    ) -> Result<Self, OriginError> {
         let settings = home.settings()?;
-        let known = settings.known_clusters().into_iter().map(|cluster| Known {
-            identity: home
-                .identity(&cluster)
-                .map(Arc::new)
-                .map_err(|error| chain(&error)),
-            addresses: settings.addresses(&cluster),
-            cluster,
+        let known = settings.known_clusters().into_iter().map(|cluster| {
+            let addresses = settings.addresses(&cluster);
+            let named = |address: &String| Some((address.clone(), settings.name_at(&cluster, address)?));
+            Known {
+                identity: home
+                    .identity(&cluster)
+                    .map(Arc::new)
+                    .map_err(|error| chain(&error)),
+                names: addresses.iter().filter_map(named).collect(),
+                addresses,
+                cluster,
+            }
         });
         Ok(Self {
             endpoint,
             known: known.collect(),
+            is_any_reached,
         })
     }
 
@@ -143,7 +150,7 @@ impl Origins {
             clusters: Vec::new(),
             silent: Vec::new(),
         };
-        for result in join_all(self.known.iter().map(|known| known.reach(&self.endpoint))).await {
+        for result in join_all(self.known.iter().map(|known| known.reach(self))).await {
             match result {
                 Ok(cluster) => reached.clusters.push(cluster),
                 Err(silent) => reached.silent.extend(silent),
@@ -157,21 +164,19 @@ impl Origins {
         }
     }
 
-    /// Goes to every address and asks for the nodes.
-    pub async fn visit_all(&self) -> Vec<Visit> {
-        let visits = self.known.iter().flat_map(|known| {
-            known.addresses.iter().map(async |address| Visit {
-                address: address.clone(),
-                cluster: known.cluster.clone(),
-                result: known.visit(&self.endpoint, address).await,
-            })
-        });
-        join_all(visits).await
+    async fn reach_any(
+        &self,
+        identity: &Arc<Identity>,
+        addresses: &[String],
+    ) -> Result<Cluster, Vec<(String, ConnectError)>> {
+        let cluster = Cluster::reach(&self.endpoint, identity, addresses).await?;
+        self.is_any_reached.store(true, Ordering::Relaxed);
+        Ok(cluster)
     }
 }
 
 impl Known {
-    async fn reach(&self, endpoint: &Endpoint) -> Result<Cluster, Vec<Silent>> {
+    async fn reach(&self, origins: &Origins) -> Result<Cluster, Vec<Silent>> {
         let identity = self.identity.as_ref().map_err(|reason| {
             let silent = self
                 .addresses
@@ -179,34 +184,13 @@ impl Known {
                 .map(|address| Silent::without_identity(address, reason));
             silent.collect::<Vec<_>>()
         })?;
-        let reached = Cluster::reach(endpoint, identity, &self.addresses).await;
+        let reached = origins.reach_any(identity, &self.addresses).await;
         reached.map_err(|errors| {
             let silent = errors
                 .iter()
                 .map(|(address, error)| Silent::unreached(address, error));
             silent.collect()
         })
-    }
-
-    async fn visit(
-        &self,
-        endpoint: &Endpoint,
-        address: &str,
-    ) -> Result<(Option<NodeName>, Vec<NodeView>), Silent> {
-        let identity = self
-            .identity
-            .as_ref()
-            .map_err(|reason| Silent::without_identity(address, reason))?;
-        let reached = Cluster::reach(endpoint, identity, &[address.to_owned()]).await;
-        let cluster = reached.map_err(|errors| match errors.first() {
-            Some((_, error)) => Silent::unreached(address, error),
-            None => Silent::unreached(address, &ConnectError::NoAddress),
-        })?;
-        let name = cluster.node().await.name();
-        match cluster.nodes().await {
-            Ok(nodes) => Ok((name, nodes.to_vec())),
-            Err(error) => Err(Silent::failed(address, &error)),
-        }
     }
 }
 

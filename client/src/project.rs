@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use zdap_proto::identity::IdentityError;
 
 use crate::compose::{self, Attached, ComposeError};
-use crate::settings::SettingsError;
+use crate::settings::{SettingsError, without_place};
 
 /// A compose project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +44,16 @@ pub enum ProjectError {
         files: String,
     },
     /// `.zdap` holds something else.
-    #[error("{}: line {}: {source}", path.display(), source.line())]
+    #[error("{}: line {line}, column {column}: {message}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
-        source: serde_json::Error,
+        /// Where in it, from 1.
+        line: usize,
+        /// Where in the line, from 1.
+        column: usize,
+        /// What is wrong there.
+        message: String,
     },
     /// The file system said no.
     #[error("cannot {action} {}", path.display())]
@@ -178,9 +182,11 @@ impl Project {
 
     /// Returns the project of a `.zdap` in `directory`.
     pub fn of(file: &ProjectFile, directory: &Path) -> Self {
+        // Components leave out each `.` on the way, as there is in front of the names that `zdap init` writes.
+        let path = |file: &Path| directory.join(file).components().collect();
         Self {
-            compose: directory.join(&file.compose),
-            r#override: directory.join(&file.r#override),
+            compose: path(&file.compose),
+            r#override: path(&file.r#override),
         }
     }
 
@@ -225,7 +231,12 @@ impl ProjectFile {
         match fs::read(&path) {
             Ok(text) => match serde_json::from_slice(&text) {
                 Ok(file) => Ok(Some(file)),
-                Err(source) => Err(ProjectError::Content { path, source }),
+                Err(error) => Err(ProjectError::Content {
+                    path,
+                    line: error.line(),
+                    column: error.column(),
+                    message: without_place(&error),
+                }),
             },
             // A directory of that name in somebody's home holds the settings of another program called zdap.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => Ok(None),

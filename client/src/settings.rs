@@ -244,7 +244,7 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Set
 }
 
 /// serde_json ends its message with the place, which is said in front already.
-fn without_place(error: &serde_json::Error) -> String {
+pub(crate) fn without_place(error: &serde_json::Error) -> String {
     let message = error.to_string();
     match message.rsplit_once(" at line ") {
         Some((message, _)) => message.to_owned(),

@@ -22,7 +22,7 @@ use zdap_proto::message::{
 };
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
-use crate::fake::{DAY, Process, Says, ca, clone_view, keep, kept, no_nodes, refusing, view, zdap_in};
+use crate::fake::{DAY, Process, Said, Says, ca, clone_view, keep, kept, no_nodes, refusing, view, zdap_in};
 
 /// It has begun an hour before it was made, so that more than two thirds of its life are over.
 const ALMOST_OVER: Duration = Duration::from_secs(60);
@@ -89,25 +89,13 @@ impl World {
     }
 
     async fn zdap(&self, arguments: &[&str]) -> Said {
-        let output = zdap_in(&self.project(), &self.home(), arguments).await;
-        Said {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        zdap_in(&self.project(), &self.home(), arguments).await.into()
     }
 
     /// What the nodes were asked, by all of them.
     fn asked(&self) -> Vec<Request> {
         self.nodes.iter().flat_map(Process::asked).collect()
     }
-}
-
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
 }
 
 fn says(

@@ -15,7 +15,7 @@ use zdap_proto::message::{Answer, Reply, Request, Stages};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::transport::client_endpoint;
 
-use crate::fake::{Process, Says, ada, any_port, ca, clone_view, keep, no_nodes, view, zdap};
+use crate::fake::{Process, Says, ada, ca, clone_view, keep, no_nodes, silent, view, zdap};
 
 fn created() -> Reply {
     Reply::Done(Answer::Created {
@@ -78,8 +78,7 @@ fn asked_again(first: &Process, second: &Process) {
 #[tokio::test]
 async fn a_dead_first_origin_costs_a_moment() {
     let ca = ca();
-    let silent = std::net::UdpSocket::bind(any_port()).unwrap();
-    let silent = silent.local_addr().unwrap().to_string();
+    let (_silent, silent) = silent();
     let node = Process::start(&ca, "db2", well());
     let begun = Instant::now();
     let cluster = reach(&ca, &[&silent, &node.address]).await;

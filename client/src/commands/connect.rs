@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use zdap_proto::message::{Account, CloneView};
+use zdap_proto::name::CloneId;
 use zdap_proto::tunnel::Tunnel;
 
 use super::{Found, newest_clone};
@@ -35,7 +36,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Connect) -> Result<()
         std::future::pending::<()>().await;
     };
     let mut end = None;
-    let serving = tunnel.serve(listener, async { end = Some(context.stopped().await) });
+    let serving = tunnel.serve(listener, async { end = Some(context.signalled().await) });
     tokio::select! {
         () = serving => {}
         () = check => {}
@@ -69,20 +70,25 @@ async fn open(context: &Context<'_>, words: &Words, port: u16) -> Result<(Tunnel
         found.clone.id, found.clone.node
     ));
     match account {
-        Ok(account) => context.output.say(&account_line(&account)),
-        Err(error) => tracing::debug!("the account is not known: {}", chain(&error)),
+        Ok(account) => context.output.say(&account_line(&account, &found.clone.id)),
+        Err(error) => {
+            tracing::debug!("the account is not known: {}", chain(&error));
+            context
+                .output
+                .say("user, password and database are those of the copied database");
+        }
     }
     Ok((tunnel, listener))
 }
 
 /// Who to be there; the password is nobody's to read over a shoulder.
-fn account_line(account: &Account) -> String {
+fn account_line(account: &Account, clone: &CloneId) -> String {
     let (user, database) = (&account.user, &account.database);
     let password = match account.password {
-        Some(_) => "with the password of the resource",
+        Some(_) => "and the password of the copied database",
         None => "without a password",
     };
-    format!("user `{user}`, database `{database}`, {password}")
+    format!("user `{user}`, database `{database}`, {password}; `zdap psql {clone}` fills them in")
 }
 
 /// Listens on 127.0.0.1.
@@ -126,8 +132,9 @@ mod tests {
             database: "orders".to_owned(),
         };
         assert_eq!(
-            account_line(&account),
-            "user `postgres`, database `orders`, with the password of the resource"
+            account_line(&account, &"orders-k3v9x2mq".parse().unwrap()),
+            "user `postgres`, database `orders`, and the password of the copied database; \
+             `zdap psql orders-k3v9x2mq` fills them in"
         );
     }
 

@@ -3,12 +3,12 @@
 use serde::Serialize;
 use zdap_proto::name::CloneId;
 
+use super::giving_back::{Given, give_back, outcomes};
 use super::{Found, Whose, find_clones, no_clone, tell_silent};
 use crate::cli::Destroy;
 use crate::context::Context;
 use crate::error::Failure;
 use crate::words::Words;
-use zdap_proto::refusal::chain;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -35,24 +35,20 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<()
     if !silent.is_empty() && !is_named && !arguments.all {
         return Err(perhaps_more(&subject, &found));
     }
-    let mut destroyed: Vec<&CloneId> = Vec::new();
-    let mut faults: Vec<String> = match is_named {
+    let faults: Vec<String> = match is_named {
         true => Vec::new(),
         false => silent.into_iter().map(|silent| silent.reason).collect(),
     };
-    for Found { cluster, clone } in &found {
-        output.doing(format!("destroying {} on {}", clone.id, clone.node));
-        match cluster.destroy(&clone.id).await {
-            Ok(()) => {
-                tell_attached(context, &clone.id);
-                destroyed.push(&clone.id);
-            }
-            Err(error) if !arguments.all => return Err(error.into()),
-            Err(error) => faults.push(format!("{}: {}", clone.id, chain(&error))),
-        }
+    let given = give_back(context, &found).await;
+    let destroyed = given.iter().filter(|one| one.result.is_ok());
+    let destroyed: Vec<&CloneId> = destroyed.map(|one| one.clone).collect();
+    tell_attached(context, &destroyed);
+    let is_every_one = destroyed.len() == found.len() && faults.is_empty();
+    if arguments.all && !is_every_one {
+        return Err(not_all(&given, &faults));
     }
-    if !faults.is_empty() {
-        return Err(not_all(&destroyed, &faults));
+    for one in given {
+        one.result?;
     }
     let lines: Vec<String> = destroyed.iter().map(|id| format!("{id} destroyed")).collect();
     output.data(&lines.join("\n"), &Document { destroyed })
@@ -71,12 +67,10 @@ fn perhaps_more(subject: &str, found: &[Found]) -> Failure {
     ))
 }
 
-fn not_all(destroyed: &[&CloneId], faults: &[String]) -> Failure {
-    let destroyed = destroyed.iter().map(|id| format!("\n  {id} destroyed"));
-    let faults = faults.iter().map(|fault| format!("\n  {fault}"));
+fn not_all(given: &[Given<'_>], faults: &[String]) -> Failure {
     Failure::new(format!(
         "not every clone was destroyed{}",
-        destroyed.chain(faults).collect::<String>()
+        outcomes(given, faults)
     ))
     .hinted("try again later; `zdap list clones --all` shows what is left")
 }
@@ -107,13 +101,13 @@ fn several(subject: &str, found: &[Found]) -> Failure {
 }
 
 /// A relay that has lost its clone would stay in the override unnoticed.
-fn tell_attached(context: &Context<'_>, id: &CloneId) {
+fn tell_attached(context: &Context<'_>, destroyed: &[&CloneId]) {
     let attached = context.project().ok().and_then(|project| project.attached().ok());
     for attached in attached.unwrap_or_default() {
-        if attached.clone == id.as_str() {
+        if destroyed.iter().any(|id| id.as_str() == attached.clone) {
             context.output.say(&format!(
-                "`{}` is still attached to it here: `zdap detach {}`",
-                attached.service, attached.service
+                "`{}` is still attached to {} here: `zdap detach {}`",
+                attached.service, attached.clone, attached.service
             ));
         }
     }
@@ -126,7 +120,11 @@ mod tests {
     #[test]
     fn what_was_destroyed_and_what_was_not_is_all_said() {
         let id: CloneId = "orders-k3v9x2mq".parse().unwrap();
-        let failure = not_all(&[&id], &["db2:43210: no answer".to_owned()]);
+        let given = Given {
+            clone: &id,
+            result: Ok(()),
+        };
+        let failure = not_all(&[given], &["db2:43210: no answer".to_owned()]);
         assert_eq!(failure.kind.exit_code(), 1);
         assert_eq!(
             failure.message,

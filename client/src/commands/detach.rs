@@ -6,10 +6,11 @@ mod fate;
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use zdap_proto::name::{ClusterId, ResourceName};
+use zdap_proto::name::{CloneId, ClusterId, ResourceName};
 use zdap_proto::refusal::{RefusalKind, chain};
 
 use self::fate::{Fate, Wanted, ask};
+use super::giving_back::{Given, give_back, outcomes};
 use super::{Found, tell_silent};
 use crate::attachments::Attachments;
 use crate::cli::Detach;
@@ -64,7 +65,6 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
         source: Box::new(source),
     })?;
 
-    let mut detached = Vec::new();
     let clones = match arguments.destroy {
         true => {
             let wanted = |attached: &Attached| Wanted {
@@ -76,19 +76,15 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
         }
         false => Vec::new(),
     };
-    for attached in &attached {
-        let found = clones
-            .iter()
-            .find(|found| found.clone.id.as_str() == attached.clone);
-        detached.push(Detached {
+    let destroyed = destroy(context, &clones, arguments.force).await?;
+    let detached: Vec<Detached> = attached
+        .iter()
+        .map(|attached| Detached {
             resource: attached.service.clone(),
             clone: attached.clone.clone(),
-            destroyed: match found {
-                Some(found) => destroy(context, found, arguments.force).await?,
-                None => false,
-            },
-        });
-    }
+            destroyed: destroyed.iter().any(|id| id.as_str() == attached.clone),
+        })
+        .collect();
     let resources = attached.iter().map(|attached| attached.resource.parse());
     let resources: Vec<ResourceName> = resources.filter_map(Result::ok).collect();
     output.doing("waiting for another zdap in this project");
@@ -102,26 +98,40 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Detach) -> Result<(),
     output.data(&lines.join("\n"), &document)
 }
 
-/// Gives the clone back and returns whether that is done; with `force` nothing depends on it.
-async fn destroy(context: &Context<'_>, found: &Found, force: bool) -> Result<bool, Failure> {
-    let Found { cluster, clone } = found;
-    context
-        .output
-        .doing(format!("destroying {} on {}", clone.id, clone.node));
-    match cluster.destroy(&clone.id).await {
-        Ok(()) => Ok(true),
-        Err(error) if force => {
-            context.output.warn(&format!(
+/// Gives the clones back and returns which have gone; with `force` nothing depends on it.
+async fn destroy<'a>(
+    context: &Context<'_>,
+    clones: &'a [Found],
+    force: bool,
+) -> Result<Vec<&'a CloneId>, Failure> {
+    let given = give_back(context, clones).await;
+    let is_any_left = given.iter().any(|one| one.result.is_err());
+    if is_any_left && !force && clones.len() > 1 {
+        return Err(not_all(&given));
+    }
+    let mut gone = Vec::new();
+    for (one, Found { clone, .. }) in given.into_iter().zip(clones) {
+        match one.result {
+            Ok(()) => gone.push(one.clone),
+            Err(error) if force => context.output.warn(&format!(
                 "clone {} stays on {}: {}; later: `zdap destroy {}`",
                 clone.id,
                 clone.node,
                 chain(&error),
                 clone.id
-            ));
-            Ok(false)
+            )),
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => Err(error.into()),
     }
+    Ok(gone)
+}
+
+fn not_all(given: &[Given<'_>]) -> Failure {
+    Failure::new(format!(
+        "not every clone was destroyed; all stay attached{}",
+        outcomes(given, &[])
+    ))
+    .hinted("try again later, or detach with `--force` and leave the others on their nodes")
 }
 
 fn nothing_named(attached: &[Attached]) -> Failure {

@@ -26,6 +26,7 @@ pub(super) async fn enrol(context: &Context<'_>, token: &Token) -> Result<Identi
     output.doing(format!("enrolling at {}", token.addresses.join(", ")));
     let keypair = Keypair::generate()?;
     let connection = connect_for_enrol(&context.endpoint()?, token).await?;
+    context.note_reached();
     let place = remote(&connection).to_string();
     let request = EnrolRequest {
         secret: token.secret.to_vec(),

@@ -1,23 +1,27 @@
 //! `zdap list resources|snaps|clones`: what the nodes have, as a tree, as YAML, or as JSON.
 
+mod known;
+mod scope;
+
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use futures_util::future::try_join_all;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use zdap_proto::message::{CloneState, CloneView, ResourceView, SnapshotView};
 use zdap_proto::name::{CloneId, NodeName, ResourceName, UserName};
 
+use self::known::{Known, silent_nodes};
+use self::scope::Scope;
 use super::tree::Tree;
-use super::{Found, Whose, ask_each, find_clones, relay, tell_silent};
+use super::{Found, Whose, ask_each, find_clones, no_clone, relay, tell_silent};
 use crate::cli::{Format, ListArguments};
 use crate::cluster::Cluster;
 use crate::compose::{self, ComposeService};
 use crate::context::Context;
 use crate::error::Failure;
 use crate::node::NodeError;
-use crate::origin::{Reached, Target};
+use crate::origin::{Reached, Silent, Target};
 use crate::project::Project;
 use crate::words::Words;
 
@@ -27,6 +31,9 @@ pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) 
     let mut scope = Scope::new(context, arguments, &words)?;
     let reached = context.reach().await?;
     context.output.doing("asking for the resources");
+    if let Some(subject) = &words.subject {
+        scope.resource = Some(Known::ask(&reached).await?.called(subject)?);
+    }
     let asked = ask_all(
         context,
         &reached,
@@ -40,10 +47,11 @@ pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) 
     views.retain(|view| scope.has(&view.name, None));
     scope.tell_hidden(context);
     if views.is_empty() {
-        let hint = "an administrator describes them in files on a node";
-        scope
-            .tell_empty(context, arguments, &reached, "resources", hint)
-            .await;
+        scope.tell_empty(context, arguments, |resource| match resource {
+            Some(resource) if arguments.attached => format!("`{resource}` is not attached in this project"),
+            Some(resource) => format!("no node that was asked has `{resource}`"),
+            None => "no resources; an administrator describes them in files on a node".to_owned(),
+        });
     }
     show(context, arguments.format, &views, |view| {
         let alias = view.alias.as_ref().map(|alias| format!(" ({alias})"));
@@ -66,7 +74,10 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
     let mut scope = Scope::new(context, arguments, &words)?;
     let reached = context.reach().await?;
     context.output.doing("asking for the snapshots");
-    let resource: Option<ResourceName> = words.subject.as_deref().map(str::parse).transpose()?;
+    if let Some(subject) = &words.subject {
+        scope.resource = Some(Known::ask(&reached).await?.called(subject)?);
+    }
+    let resource = scope.resource.clone();
     let ask = async |cluster: &Cluster| cluster.snapshots(resource.clone()).await;
     let mut views: Vec<SnapshotView> = ask_all(context, &reached, &words, ask, |view| &view.node).await?;
     let key = |view: &SnapshotView| {
@@ -82,9 +93,9 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
     scope.tell_hidden(context);
     if views.is_empty() {
         let hint = "an administrator makes one on a node: `zdapd create snap RES`";
-        scope
-            .tell_empty(context, arguments, &reached, "snapshots", hint)
-            .await;
+        scope.tell_empty(context, arguments, |resource| {
+            none_of("snapshots", resource, hint)
+        });
     }
     show(context, arguments.format, &views, |view| {
         let clones = match view.clones {
@@ -102,15 +113,33 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
 
 /// Lists our clones.
 pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> Result<(), Failure> {
-    let words = Words::parse(&arguments.words)?;
+    let mut words = Words::parse(&arguments.words)?;
     let mut scope = Scope::new(context, arguments, &words)?;
     let reached = context.reach().await?;
     context.output.doing("asking for the clones");
+    let mut is_one_wanted = false;
+    if let Some(subject) = words.subject.take() {
+        let called = Known::ask(&reached).await?.called(&subject);
+        match (called, subject.parse::<CloneId>()) {
+            (Ok(resource), _) => {
+                words.subject = Some(resource.to_string());
+                scope.resource = Some(resource);
+            }
+            (Err(_), Ok(_)) => {
+                words.subject = Some(subject);
+                is_one_wanted = true;
+            }
+            (Err(unknown), Err(_)) => return Err(unknown),
+        }
+    }
     let whose = match arguments.all {
         true => Whose::Everybodys,
         false => Whose::OursOrNamed,
     };
     let (mut found, silent) = find_clones(&reached, &words, whose).await?;
+    if is_one_wanted && found.is_empty() {
+        return Err(no_clone(&words, &silent));
+    }
     tell_silent(context.output, &silent);
     found.retain(|found| scope.has(&found.clone.resource, Some(&found.clone)));
     found.sort_by(|a, b| {
@@ -127,9 +156,7 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
     scope.tell_hidden(context);
     if found.is_empty() {
         let hint = "`zdap attach RES` or `zdap clone RES` makes one";
-        scope
-            .tell_empty(context, arguments, &reached, "clones", hint)
-            .await;
+        scope.tell_empty(context, arguments, |resource| none_of("clones", resource, hint));
     }
     if arguments.format == Format::Yaml && !context.output.is_json() {
         return context.output.data(&as_services(&scope, &found).await?, &());
@@ -167,110 +194,15 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
     })
 }
 
-/// Which resources are shown: the named one, else those of the compose file, if there is one.
-struct Scope {
-    project: Option<Project>,
-    services: Option<BTreeSet<String>>,
-    attached: BTreeSet<String>,
-    attached_resources: BTreeSet<String>,
-    only_attached: bool,
-    subject: Option<String>,
-    hidden: BTreeSet<String>,
-}
-
-impl Scope {
-    fn new(context: &Context<'_>, arguments: &ListArguments, words: &Words) -> Result<Self, Failure> {
-        // Without --attached, the project only narrows the list: what is wrong in it is said and no more.
-        let optional = |failure: Failure| match arguments.attached {
-            true => Err(failure),
-            false => {
-                context.output.warn(&failure.message);
-                Ok(())
-            }
-        };
-        let project = match arguments.attached {
-            true => Some(context.project()?),
-            false => context
-                .project_if_any()
-                .or_else(|failure| optional(failure).map(|()| None))?,
-        };
-        let attached = project.as_ref().map_or(Ok(Vec::new()), Project::attached);
-        let attached = attached.or_else(|error| optional(error.into()).map(|()| Vec::new()))?;
-        let services = match &project {
-            Some(project) if !arguments.all && words.subject.is_none() => Some(project.services()?),
-            Some(_) | None => None,
-        };
-        Ok(Self {
-            project,
-            services: services.map(BTreeSet::from_iter),
-            attached: attached.iter().map(|attached| attached.clone.clone()).collect(),
-            attached_resources: attached
-                .iter()
-                .map(|attached| attached.resource.clone())
-                .collect(),
-            only_attached: arguments.attached,
-            subject: words.subject.clone(),
-            hidden: BTreeSet::new(),
-        })
-    }
-
-    fn has(&mut self, resource: &ResourceName, clone: Option<&CloneView>) -> bool {
-        let is_subject = match (&self.subject, clone) {
-            (Some(subject), Some(clone)) => subject == clone.id.as_str() || subject == resource.as_str(),
-            (Some(subject), None) => subject == resource.as_str(),
-            (None, _) => true,
-        };
-        let is_attached = match clone {
-            Some(clone) => self.attached.contains(clone.id.as_str()),
-            None => self.attached_resources.contains(resource.as_str()),
-        };
-        if !is_subject || (self.only_attached && !is_attached) {
-            return false;
-        }
-        let is_service = |services: &BTreeSet<String>| services.contains(resource.as_str());
-        let shown = is_attached || self.services.as_ref().is_none_or(is_service);
-        if !shown {
-            self.hidden.insert(resource.to_string());
-        }
-        shown
-    }
-
-    /// Says that there is nothing, so that it is not taken for a failure; and of what, in case it is mistyped.
-    async fn tell_empty(
-        &self,
-        context: &Context<'_>,
-        arguments: &ListArguments,
-        reached: &Reached,
-        what: &str,
-        hint: &str,
-    ) {
-        let is_talk = !context.output.is_json() && arguments.format != Format::Json;
-        if !self.hidden.is_empty() || !is_talk {
-            return;
-        }
-        context.output.say(&match &self.subject {
-            Some(subject) if subject.parse::<CloneId>().is_err() && !is_resource(reached, subject).await => {
-                format!(
-                    "there is no resource `{subject}`; `zdap list resources --all` shows those that there are"
-                )
-            }
-            Some(subject) => format!("no {what} of `{subject}`; {hint}"),
-            None => format!("no {what}; {hint}"),
-        });
-    }
-
-    fn tell_hidden(&self, context: &Context<'_>) {
-        if !self.hidden.is_empty() {
-            let names: Vec<&str> = self.hidden.iter().map(String::as_str).collect();
-            context.output.say(&format!(
-                "not services of this project: {}; `--all` shows them too",
-                names.join(", ")
-            ));
-        }
+fn none_of(what: &str, resource: Option<&ResourceName>, hint: &str) -> String {
+    match resource {
+        Some(resource) => format!("no {what} of `{resource}`; {hint}"),
+        None => format!("no {what}; {hint}"),
     }
 }
 
-/// Asks every cluster, and leaves out what is on other nodes than the pinned one.
+/// Asks every cluster, and leaves out what is on other nodes than the pinned one. Nodes that do not answer the others are
+/// named.
 async fn ask_all<T: Clone>(
     context: &Context<'_>,
     reached: &Reached,
@@ -280,24 +212,14 @@ async fn ask_all<T: Clone>(
 ) -> Result<Vec<T>, Failure> {
     let targets = reached.targets(words.pin.as_ref()).await?;
     let ask = async |target: &Target| {
-        let mut views = ask(&target.cluster).await?;
+        let (mut views, nodes) = tokio::try_join!(ask(&target.cluster), target.cluster.nodes())?;
         views.retain(|view| target.counts(node(view)));
-        Ok(views)
+        Ok((views, silent_nodes(target, nodes)))
     };
-    Ok(ask_each(context.output, &targets, ask).await?.concat())
-}
-
-/// Returns whether there is such a resource, as far as can be said.
-async fn is_resource(reached: &Reached, name: &str) -> bool {
-    let asked = reached
-        .clusters
-        .iter()
-        .map(async |cluster| cluster.resources().await);
-    let is_it = |view: &ResourceView| view.name.as_str() == name || view.alias.as_deref() == Some(name);
-    match try_join_all(asked).await {
-        Ok(views) => views.iter().flatten().any(is_it),
-        Err(_) => true,
-    }
+    let answers = ask_each(context.output, &targets, ask).await?;
+    let (views, silent): (Vec<Vec<T>>, Vec<Vec<Silent>>) = answers.into_iter().unzip();
+    tell_silent(context.output, &silent.concat());
+    Ok(views.concat())
 }
 
 fn show<T: Serialize>(

@@ -8,6 +8,7 @@ mod destroy;
 mod detach;
 mod enrol;
 mod explain;
+mod giving_back;
 mod init;
 mod list;
 mod nodes;

@@ -6,7 +6,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 use zdap_proto::connect::ConnectError;
 use zdap_proto::identity::Identity;
-use zdap_proto::message::NodeView;
+use zdap_proto::message::{NodeState, NodeView};
 use zdap_proto::name::{ClusterId, NodeName};
 use zdap_proto::refusal::chain;
 use zdap_proto::token::Token;
@@ -134,6 +134,7 @@ async fn join(context: &Context<'_>, token: Token, typed: Option<String>) -> Res
     for addresses in [typed.as_slice(), own.as_slice()] {
         match Cluster::reach(&endpoint, &identity, addresses).await {
             Ok(cluster) => {
+                context.note_reached();
                 let node = cluster.node().await;
                 let remember = |settings: &mut Settings| settings.remember(node.address(), cluster.id());
                 context.home.change(remember)?;
@@ -158,16 +159,19 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
         context.output.doing(format!("connecting to {address}"));
         let identity = Arc::new(identity);
         let error = match Cluster::reach(&endpoint, &identity, std::slice::from_ref(&address)).await {
-            Ok(cluster) => match cluster.nodes().await {
-                Ok(_) => {
-                    context
-                        .home
-                        .change(|settings| settings.remember(&address, identity.cluster()))?;
-                    learn(context, &cluster).await;
-                    return added(context, &identity);
+            Ok(cluster) => {
+                context.note_reached();
+                match cluster.nodes().await {
+                    Ok(_) => {
+                        context
+                            .home
+                            .change(|settings| settings.remember(&address, identity.cluster()))?;
+                        learn(context, &cluster).await;
+                        return added(context, &identity);
+                    }
+                    Err(error) => error.into(),
                 }
-                Err(error) => error.into(),
-            },
+            }
             Err(errors) => match errors.into_iter().next() {
                 Some((_, ConnectError::OtherCluster(_))) | None => continue,
                 Some((_, error)) => error.into(),
@@ -296,6 +300,7 @@ fn row(origin: &OriginDocument<'_>, is_verbose: bool) -> Vec<String> {
             (None, None) => "connected".to_owned(),
             (None, Some(node)) => nodes::state(node.state).to_owned(),
             (Some(reason), _) if is_verbose => reason.to_owned(),
+            (Some(_), Some(node)) if node.state == NodeState::Down => nodes::state(node.state).to_owned(),
             (Some(_), _) => "could not connect".to_owned(),
         },
     ];

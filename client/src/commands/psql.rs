@@ -49,7 +49,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Psql) -> Result<ExitC
     };
     // Ctrl-C is for psql: it cancels a query.
     let both = async { tokio::try_join!(run, serve) };
-    let (status, ()) = context.until_stopped_but_by_ctrl_c(both).await?;
+    let (status, ()) = context.until_terminated(both).await?;
     Ok(ExitCode::from(exit_code(status)))
 }
 

@@ -16,6 +16,28 @@ fn a_project_is_found_by_its_file_from_below() {
 }
 
 #[test]
+fn the_paths_of_a_project_are_told_without_detours() {
+    let directory = tempfile::tempdir().unwrap();
+    let compose = directory.path().join("compose.yml");
+    fs::write(&compose, "services: {}").unwrap();
+    let file = ProjectFile::choose(directory.path(), None, None, |_| None).unwrap();
+    Project::create(directory.path(), &file).unwrap();
+    let project = Project::find(directory.path(), |_| None).unwrap();
+    assert_eq!(
+        project.compose.display().to_string(),
+        compose.display().to_string()
+    );
+    assert_eq!(
+        project.r#override.display().to_string(),
+        directory
+            .path()
+            .join("compose.override.yml")
+            .display()
+            .to_string()
+    );
+}
+
+#[test]
 fn a_project_without_a_file_is_found_by_its_compose_file() {
     let directory = tempfile::tempdir().unwrap();
     assert!(matches!(
@@ -31,8 +53,15 @@ fn a_project_without_a_file_is_found_by_its_compose_file() {
 fn a_project_file_that_is_not_json_is_named_with_its_line() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join(".zdap"), "{\n\"compose\": 5}").unwrap();
-    let error = Project::find(directory.path(), |_| None).unwrap_err().to_string();
-    assert!(error.contains("/.zdap: line 2:"), "{error}");
+    let path = directory.path().join(".zdap");
+    let error = Project::find(directory.path(), |_| None).unwrap_err();
+    assert_eq!(
+        zdap_proto::refusal::chain(&error),
+        format!(
+            "{}: line 2, column 12: invalid type: integer `5`, expected path string",
+            path.display()
+        )
+    );
 }
 
 #[test]

@@ -128,8 +128,11 @@ fn an_attach_that_takes_too_long_leaves_nothing() {
     };
     let user = User::of(&node, &["orders"]);
     let (things, files) = (node.things(), user.files());
-    user.zdap(&["attach", "orders", "--timeout", "0.05"])
-        .fails(1, &["not done within 0.05 s; it was: "]);
+    let said = user.zdap(&["attach", "orders", "--timeout", "0.05"]);
+    // On a machine that is busy the node itself is not reached by then.
+    let (failed, unreached) = (Some(1), Some(3));
+    assert!(said.code == failed || said.code == unreached, "{said:#?}");
+    assert!(said.stderr.contains(" within 0.05 s; it was: "), "{said:#?}");
     await_until("the node has undone it", || {
         (node.things() == things).then_some(())
     });

@@ -2,9 +2,11 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
-use std::net::SocketAddr;
+use std::fs::Permissions;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -166,15 +168,67 @@ pub fn kept(home: &Path, ca: &ClusterCa) -> Identity {
     Identity::load(&home.join("clusters").join(ca.cluster().as_str())).unwrap()
 }
 
-/// Runs zdap in `directory`, with its settings in `home`.
-pub async fn zdap_in(directory: &Path, home: &Path, arguments: &[&str]) -> Output {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_zdap"));
+/// Makes ada one who is enrolled in a cluster and has added these origins of it, none of which need answer.
+pub fn enrol(home: &Path, ca: &ClusterCa, addresses: &[&str]) {
+    std::fs::set_permissions(home, Permissions::from_mode(0o700)).unwrap(); // or zdap says that others can look into it
+    keep(home, &ada(ca));
+    let path = home.join("settings.json");
+    let text = std::fs::read(&path).unwrap_or_else(|_| br#"{"origins": []}"#.to_vec());
+    let mut settings: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let origins = settings["origins"].as_array_mut().unwrap();
+    origins.extend(addresses.iter().map(|address| {
+        let cluster = ca.cluster().as_str();
+        serde_json::json!({"address": address, "cluster": cluster})
+    }));
+    std::fs::write(&path, settings.to_string()).unwrap();
+}
+
+/// An address where nobody answers for as long as the socket is held.
+pub fn silent() -> (UdpSocket, String) {
+    let socket = UdpSocket::bind(any_port()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
+
+/// What zdap printed, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// Returns zdap, to be run in `directory` with its settings in `home`.
+pub fn command(directory: &Path, home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zdap"));
     command
         .args(arguments)
         .env_clear()
         .env("ZDAP_HOME", home)
         .env("DOCKER_HOST", "unix:///nonexistent/docker.sock")
         .current_dir(directory);
+    command
+}
+
+/// Runs zdap in `directory`, with its settings in `home`.
+pub async fn zdap_in(directory: &Path, home: &Path, arguments: &[&str]) -> Output {
+    let mut command = command(directory, home, arguments);
     tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
         .unwrap()

@@ -1,5 +1,3 @@
-use zdap_proto::message::NodeState;
-
 use super::*;
 use crate::cluster::tests::node_view;
 

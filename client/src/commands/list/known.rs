@@ -1,0 +1,166 @@
+//! Which resources there are: a name that nobody knows is told from one of which there is nothing to list.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use zdap_proto::message::{NodeState, NodeView, ResourceView, SilentNode};
+use zdap_proto::name::ResourceName;
+use zdap_proto::refusal::RefusalKind;
+
+use crate::error::{Failure, Kind};
+use crate::origin::{Reached, Silent, Target};
+
+/// The resources of the nodes that answer, and, as far as these know, of those that are down.
+pub(super) struct Known {
+    names: BTreeSet<ResourceName>,
+    aliases: Vec<(String, ResourceName)>,
+    /// Those that may have others.
+    silent: Vec<Silent>,
+}
+
+impl Known {
+    /// Asks every cluster that was reached.
+    pub(super) async fn ask(reached: &Reached) -> Result<Self, Failure> {
+        let mut known = Self {
+            names: BTreeSet::new(),
+            aliases: Vec::new(),
+            silent: reached.silent.clone(),
+        };
+        let asked = reached
+            .clusters
+            .iter()
+            .map(async |cluster| tokio::try_join!(cluster.resources(), cluster.nodes()));
+        let answers = join_all(asked).await;
+        let is_any_heard = answers.iter().any(Result::is_ok);
+        for (cluster, answer) in reached.clusters.iter().zip(answers) {
+            match answer {
+                Ok((resources, nodes)) => known.add(&resources, nodes),
+                Err(error) if is_any_heard => {
+                    let address = cluster.node().await.address().to_owned();
+                    known.silent.push(Silent::failed(&address, &error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(known)
+    }
+
+    /// Returns the resource that is called so, by its name or its alias.
+    pub(super) fn called(&self, word: &str) -> Result<ResourceName, Failure> {
+        let by_name = self.names.iter().find(|name| name.as_str() == word);
+        let by_alias = || self.aliases.iter().find(|(alias, _)| alias == word);
+        match by_name.or_else(|| by_alias().map(|(_, name)| name)) {
+            Some(name) => Ok(name.clone()),
+            None => match word.parse::<ResourceName>() {
+                Ok(_) => Err(self.unknown(word)),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    fn add(&mut self, resources: &[ResourceView], nodes: &[NodeView]) {
+        self.names.extend(resources.iter().map(|view| view.name.clone()));
+        let aliases = resources.iter().filter_map(|view| {
+            let alias = view.alias.clone()?;
+            Some((alias, view.name.clone()))
+        });
+        self.aliases.extend(aliases);
+        self.names
+            .extend(nodes.iter().flat_map(|node| node.resources.clone()));
+        self.silent.extend(nodes.iter().filter_map(silence));
+    }
+
+    fn unknown(&self, word: &str) -> Failure {
+        let none = format!("there is no resource `{word}`");
+        let failure = match self.silent.as_slice() {
+            [] => Failure::not_found(none),
+            silent => {
+                let reasons: String = silent.iter().map(|silent| format!("\n  {silent}")).collect();
+                Failure::new(format!("{none} on the nodes that answered{reasons}"))
+                    .of_kind(Kind::Refused(RefusalKind::Unavailable))
+            }
+        };
+        let all = "`zdap list resources --all` shows all";
+        failure.hinted(match self.nearest(word).as_slice() {
+            [] => all.to_owned(),
+            nearest => format!("did you mean `{}`? {all}", nearest.join("`, `")),
+        })
+    }
+
+    /// Returns the names that `word` may be a slip of, the likeliest first.
+    fn nearest(&self, word: &str) -> Vec<&str> {
+        let aliases = self.aliases.iter().map(|(alias, _)| alias.as_str());
+        let known: BTreeSet<&str> = self
+            .names
+            .iter()
+            .map(ResourceName::as_str)
+            .chain(aliases)
+            .collect();
+        let mut nearest: Vec<(f64, &str)> = known
+            .into_iter()
+            .map(|known| (strsim::jaro_winkler(known, word), known))
+            .filter(|(likeness, _)| *likeness >= LIKE_ENOUGH)
+            .collect();
+        nearest.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        nearest
+            .into_iter()
+            .map(|(_, known)| known)
+            .take(SUGGESTED)
+            .collect()
+    }
+}
+
+/// Returns the nodes of a target that do not say now what they have, as the others see it.
+pub(super) fn silent_nodes(target: &Target, nodes: &[NodeView]) -> Vec<Silent> {
+    let counting = nodes.iter().filter(|node| target.counts(&node.name));
+    counting.filter_map(silence).collect()
+}
+
+fn silence(node: &NodeView) -> Option<Silent> {
+    let name = node.name.clone();
+    match node.state {
+        NodeState::Alive | NodeState::Draining => None,
+        NodeState::Down => Some(Silent::from(SilentNode {
+            node: name,
+            reason: "it is down".to_owned(),
+        })),
+        NodeState::Suspect => Some(Silent {
+            reason: format!("{name} does not answer just now: what is shown of it is what it last said"),
+            node: Some(name),
+            hint: None,
+        }),
+    }
+}
+
+/// What clap asks of a suggestion, too.
+const LIKE_ENOUGH: f64 = 0.7;
+/// More are no help.
+const SUGGESTED: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(names: &[&str], silent: Vec<Silent>) -> Known {
+        Known {
+            names: names.iter().map(|name| name.parse().unwrap()).collect(),
+            aliases: vec![("shop".to_owned(), "orders".parse().unwrap())],
+            silent,
+        }
+    }
+
+    #[test]
+    fn the_nearest_names_are_suggested_and_the_likeliest_first() {
+        let known = known(&["orders", "order-items", "users"], Vec::new());
+        assert_eq!(known.nearest("order"), ["orders", "order-items"]);
+        assert_eq!(known.nearest("shops"), ["shop"]);
+        assert_eq!(known.nearest("xyz"), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_counts_for_more_than_an_alias() {
+        let called = |names: &[&str]| known(names, Vec::new()).called("shop").ok();
+        assert_eq!(called(&["orders"]), Some("orders".parse().unwrap()));
+        assert_eq!(called(&["orders", "shop"]), Some("shop".parse().unwrap()));
+    }
+}
