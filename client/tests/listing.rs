@@ -62,7 +62,7 @@ fn says(views: &Arc<Mutex<Vec<NodeView>>>) -> Says {
         resource: "orders".parse().unwrap(),
         taken_at: "2026-11-22T04:00:00Z".parse().unwrap(),
         node: "db1".parse().unwrap(),
-        clones: 1,
+        clones: Some(1),
         size_bytes: 1 << 20,
     };
     let resource = |name: &str, alias: Option<&str>| ResourceView {

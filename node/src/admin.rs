@@ -178,7 +178,7 @@ impl Running {
                     snapshot.resource.to_string(),
                     snapshot.taken_at.to_string(),
                     size,
-                    snapshot.clones.to_string(),
+                    snapshot.clones.unwrap_or_default().to_string(),
                 ]
             }),
         );

@@ -307,7 +307,7 @@ fn answers() -> Vec<Answer> {
         resource: orders(),
         taken_at: time(),
         node: parsed("db1"),
-        clones: 2,
+        clones: Some(2),
         size_bytes: 200 << 30,
     };
     let view = CloneView {

@@ -99,9 +99,9 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
     }
     show(context, arguments.format, &views, |view| {
         let clones = match view.clones {
-            0 => String::new(),
-            1 => ", 1 clone".to_owned(),
-            clones => format!(", {clones} clones"),
+            None | Some(0) => String::new(),
+            Some(1) => ", 1 clone".to_owned(),
+            Some(clones) => format!(", {clones} clones"),
         };
         vec![
             view.node.to_string(),

@@ -59,7 +59,7 @@ pub(super) fn snapshots(node: &Node, scope: Scope, resource: Option<&ResourceNam
         .list()
         .into_iter()
         .filter(|(snapshot, _)| is_wanted(snapshot, here.as_ref()))
-        .map(|(snapshot, bytes)| snapshot_view(&node.name, &clones, &snapshot, bytes))
+        .map(|(snapshot, bytes)| snapshot_view(&node.name, Some(&clones), &snapshot, bytes))
         .collect();
     for (name, catalog) in catalogs(node, scope) {
         let there = resource.map(|resource| name_in(&catalog.facts, resource).unwrap_or(resource));
@@ -68,7 +68,7 @@ pub(super) fn snapshots(node: &Node, scope: Scope, resource: Option<&ResourceNam
             .snapshots
             .iter()
             .filter(|(snapshot, _)| is_wanted(snapshot, there));
-        views.extend(wanted.map(|(snapshot, bytes)| snapshot_view(&name, &[], snapshot, *bytes)));
+        views.extend(wanted.map(|(snapshot, bytes)| snapshot_view(&name, None, snapshot, *bytes)));
     }
     views
 }
@@ -124,10 +124,10 @@ pub(super) fn nodes(node: &Node, scope: Scope) -> Vec<NodeView> {
     nodes
 }
 
-/// Makes the view of a snapshot; `clones` are those of its node.
+/// Makes the view of a snapshot; `clones` are those of its node, if that is this one.
 pub(super) fn snapshot_view(
     node: &NodeName,
-    clones: &[CloneRecord],
+    clones: Option<&[CloneRecord]>,
     snapshot: &SnapshotId,
     size_bytes: u64,
 ) -> SnapshotView {
@@ -135,7 +135,7 @@ pub(super) fn snapshot_view(
         resource: snapshot.base.resource.clone(),
         taken_at: snapshot.taken_at,
         node: node.clone(),
-        clones: count(clones.iter().filter(|clone| &clone.snapshot == snapshot).count()),
+        clones: clones.map(|clones| count(clones.iter().filter(|clone| &clone.snapshot == snapshot).count())),
         size_bytes,
     }
 }

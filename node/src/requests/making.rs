@@ -42,7 +42,7 @@ pub(super) async fn snapshot(
     let bytes = node.bases.bytes(&snapshot);
     Ok(snapshot_view(
         &node.name,
-        &node.clones.list(),
+        Some(&node.clones.list()),
         &snapshot,
         bytes.unwrap_or_default(),
     ))

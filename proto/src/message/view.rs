@@ -83,8 +83,8 @@ pub struct SnapshotView {
     pub taken_at: SnapshotTime,
     /// The node that has it.
     pub node: NodeName,
-    /// How many clones hang from it, of all owners.
-    pub clones: u32,
+    /// How many clones hang from it, of all owners; its own node alone knows.
+    pub clones: Option<u32>,
     /// The data it refers to, in bytes.
     pub size_bytes: u64,
 }
