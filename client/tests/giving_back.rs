@@ -15,7 +15,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tempfile::TempDir;
 use zdap_proto::identity::Subject;
-use zdap_proto::message::{Answer, CloneView, Reply, Request, Stages};
+use zdap_proto::message::{Answer, CloneView, Reply, Request, ResourceView, Stages};
 use zdap_proto::name::{CloneId, ResourceName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -50,6 +50,13 @@ impl World {
                         clones: clones.clone(),
                         silent: Vec::new(),
                     },
+                    Request::ListResources => Answer::Resources(vec![ResourceView {
+                        name: "orders".parse().unwrap(),
+                        alias: Some("shop".to_owned()),
+                        image: "postgres:15".to_owned(),
+                        node: "db1".parse().unwrap(),
+                        snapshots: Vec::new(),
+                    }]),
                     Request::ListNodes => Answer::Nodes(vec![view("db1", &here.lock().unwrap())]),
                     Request::CreateClone { resource, .. } => Answer::Created {
                         clone: clones
@@ -101,6 +108,17 @@ fn clones_of_orders(count: usize) -> Vec<CloneView> {
 
 fn on_fire() -> Reply {
     Reply::Refused(Refusal::new(RefusalKind::Failed, "the disk is on fire"))
+}
+
+#[tokio::test]
+async fn a_clone_is_also_given_back_by_its_resources_second_name() {
+    let world = World::new(clones_of_orders(1), |_| Some(Reply::Done(Answer::Destroyed)));
+    let said = world.zdap(&["destroy", "shop"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(world.asked_to_destroy(), 1);
+    let said = world.zdap(&["destroy", "shops"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.stderr.contains("you have no clone `shops`"), "{said:?}");
 }
 
 /// Holds requests until so many are there at once.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use zdap_proto::name::CloneId;
 
 use super::giving_back::{Given, give_back, outcomes};
-use super::{Found, Whose, find_clones, no_clone, tell_silent};
+use super::{Found, find_ours, no_clone, tell_silent};
 use crate::cli::Destroy;
 use crate::context::Context;
 use crate::error::Failure;
@@ -22,7 +22,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<()
     let output = context.output;
     let reached = context.reach().await?;
     output.doing(format!("looking for clones of `{subject}`"));
-    let (found, silent) = find_clones(&reached, &words, Whose::OursOrNamed).await?;
+    let (found, silent) = find_ours(&reached, &words).await?;
     if found.is_empty() {
         return Err(no_clone(&words, &silent));
     }

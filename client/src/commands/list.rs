@@ -1,6 +1,5 @@
 //! `zdap list resources|snaps|clones`: what the nodes have, as a tree, as YAML, or as JSON.
 
-mod known;
 mod scope;
 
 use std::cmp::Reverse;
@@ -11,8 +10,8 @@ use serde::Serialize;
 use zdap_proto::message::{CloneState, CloneView, ResourceView, SnapshotView};
 use zdap_proto::name::{CloneId, NodeName, ResourceName, UserName};
 
-use self::known::{Known, silent_nodes};
 use self::scope::Scope;
+use super::known::{Known, silent_nodes};
 use super::tree::Tree;
 use super::{Found, Whose, ask_each, find_clones, no_clone, relay, tell_silent};
 use crate::cli::{Format, ListArguments};

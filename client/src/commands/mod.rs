@@ -10,6 +10,7 @@ mod enrol;
 mod explain;
 mod giving_back;
 mod init;
+mod known;
 mod list;
 mod nodes;
 mod origins;
@@ -31,6 +32,7 @@ use zdap_proto::message::{CloneView, Progress};
 use zdap_proto::name::{ResourceName, SnapshotTime};
 use zdap_proto::refusal::RefusalKind;
 
+use self::known::Known;
 use crate::cli::{Add, Command, List, Remove, Set};
 use crate::cluster::{Cluster, Created};
 use crate::context::Context;
@@ -249,13 +251,32 @@ impl Drop for Doubt<'_> {
     }
 }
 
+/// Returns those of our clones that the words fit, the newest first, and which nodes could not be asked. A word that fits
+/// none may be a resource's second name.
+async fn find_ours(reached: &Reached, words: &Words) -> Result<(Vec<Found>, Vec<Silent>), Failure> {
+    let (found, silent) = find_clones(reached, words, Whose::OursOrNamed).await?;
+    let Some(subject) = words.subject.as_deref().filter(|_| found.is_empty()) else {
+        return Ok((found, silent));
+    };
+    match Known::ask(reached).await?.called(subject) {
+        Ok(resource) if resource.as_str() != subject => {
+            let words = Words {
+                subject: Some(resource.to_string()),
+                ..words.clone()
+            };
+            find_clones(reached, &words, Whose::OursOrNamed).await
+        }
+        Ok(_) | Err(_) => Ok((found, silent)),
+    }
+}
+
 /// Returns the newest of our clones that the words fit.
 async fn newest_clone(context: &Context<'_>, reached: &Reached, words: &Words) -> Result<Found, Failure> {
     let subject = words.subject()?;
     context
         .output
         .doing(format!("looking for a clone of `{subject}`"));
-    let (found, silent) = find_clones(reached, words, Whose::OursOrNamed).await?;
+    let (found, silent) = find_ours(reached, words).await?;
     match found.into_iter().next() {
         Some(found) => {
             tell_silent(context.output, &silent);
