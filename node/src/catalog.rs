@@ -40,6 +40,13 @@ pub struct Life {
     pub epoch: u64,
 }
 
+impl Life {
+    /// Whether a node of this name and epoch is meant.
+    pub fn covers(&self, node: &NodeName, epoch: u64) -> bool {
+        self.node == *node && epoch <= self.epoch
+    }
+}
+
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.node, self.epoch)

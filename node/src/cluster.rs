@@ -33,7 +33,7 @@ use zdap_proto::refusal::chain;
 use zdap_proto::transport;
 
 pub(crate) use self::board::{Board, News, Pulling};
-use self::files::{Files, Remembered};
+use self::files::{Files, Met, Remembered};
 use self::names::Names;
 pub use self::view::{Heard, Seen, View};
 use crate::catalog::{Catalog, Facts, Ledger, Life};
@@ -62,19 +62,6 @@ impl Default for GossipSetup {
             own_thread: true,
         }
     }
-}
-
-/// Why a node is not forgotten.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ForgetError {
-    #[error("there is no node of that name")]
-    Unknown,
-    #[error("it is the node that was asked")]
-    Itself,
-    #[error("it is not down")]
-    NotDown,
-    #[error("it could not be written down")]
-    Unwritten(#[source] io::Error),
 }
 
 /// This node's place in the cluster. Cheap to clone.
@@ -121,12 +108,26 @@ impl Cluster {
             address,
             state: MemberState::Alive,
             epoch,
+            is_met: true,
             digest: None,
             catalog: Some(Arc::clone(ledger.catalog())),
         };
-        let remembered = files.members()?;
-        let met = remembered.iter().filter_map(|other| other.member.clone());
-        let mut members: BTreeMap<_, _> = met.map(|(name, address)| (name, Seen::before(address))).collect();
+        let forgotten = Names::<Life>::open(&files, "forgotten")?;
+        let mut remembered = files.members()?;
+        remembered.retain(|other| {
+            let is_gone = |met: &Met| {
+                forgotten
+                    .all()
+                    .iter()
+                    .any(|life| life.covers(&met.name, met.epoch))
+            };
+            !other.member.as_ref().is_some_and(is_gone)
+        });
+        let met = remembered.iter().filter_map(|other| other.member.as_ref());
+        let before = |met: &Met| (met.name.clone(), Seen::before(met.address, met.epoch));
+        let mut members: BTreeMap<_, _> = met.map(before).collect();
+        let unmet = remembered.iter().filter(|other| other.member.is_none());
+        let unmet = unmet.map(|other| other.address.clone()).collect();
         members.insert(name.clone(), seen);
         let view = View { me: name, members };
         let board = Arc::new(Board {
@@ -135,11 +136,12 @@ impl Cluster {
             pulling: Mutex::default(),
             users: Names::open(&files, "users")?,
             revoked: Names::open(&files, "revoked")?,
-            forgotten: Names::open(&files, "forgotten")?,
+            forgotten,
             unwritten: Notify::new(),
             is_draining: AtomicBool::new(files.is_draining()?),
             is_stopping: AtomicBool::new(false),
             remembered,
+            unmet: Mutex::new(unmet),
             opened: now,
             changed: Notify::new(),
             files,
@@ -179,14 +181,14 @@ impl Cluster {
     /// of what that one has.
     pub fn missed(&self) -> Option<String> {
         let view = self.view();
-        let is_met = |other: &Remembered| match &other.member {
-            Some((name, _)) => view.members.get(name).is_some_and(Seen::is_met),
-            None => view.members.values().any(|seen| {
-                seen.is_met() && [seen.host_port(), seen.address.to_string()].contains(&other.address)
-            }),
+        let is_missed = |other: &&Remembered| {
+            let met = other.member.as_ref();
+            let seen = met.and_then(|met| view.members.get(&met.name));
+            seen.is_some_and(|seen| !seen.is_met)
         };
-        let missed = self.board.remembered.iter().find(|other| !is_met(other));
-        missed.map(|other| other.address.clone())
+        let missed = self.board.remembered.iter().find(is_missed);
+        let missed = missed.map(|other| other.address.clone());
+        missed.or_else(|| self.board.unmet().first().cloned())
     }
 
     /// Whether this node has just started and not met all others again yet.
@@ -248,22 +250,24 @@ impl Cluster {
     }
 
     /// Has all nodes forget one that is down, and what it had; if it comes back, it is a member again.
-    pub(crate) fn forget(&self, name: &NodeName) -> Result<(), ForgetError> {
-        let view = self.view();
-        let seen = view.members.get(name).ok_or(ForgetError::Unknown)?;
-        match seen.state {
-            _ if *name == view.me => return Err(ForgetError::Itself),
-            MemberState::Alive | MemberState::Suspect => return Err(ForgetError::NotDown),
-            MemberState::Down => {}
+    pub(crate) fn forget(&self, name: &NodeName) -> io::Result<()> {
+        if let Some(seen) = self.view().members.get(name) {
+            let life = Life {
+                node: name.clone(),
+                epoch: seen.epoch,
+            };
+            self.board.forget(&BTreeSet::from([life]));
         }
-        let epoch = match seen.is_met() {
-            true => seen.epoch,
-            // Of what it was called before nothing is known, but that it was before now.
-            false => u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default(),
-        };
-        let node = name.clone();
-        self.board.forget(&BTreeSet::from([Life { node, epoch }]));
-        self.board.write_names().map_err(ForgetError::Unwritten)
+        let written = self.board.forgotten.write();
+        if written.is_err() {
+            self.board.unwritten.notify_one();
+        }
+        written
+    }
+
+    /// Whether a node of this name was ever forgotten.
+    pub(crate) fn has_forgotten(&self, name: &NodeName) -> bool {
+        self.board.forgotten_epoch(name).is_some()
     }
 
     /// Returns who is enrolled at any node, promised a name, or owns a clone there, or ever was or did, as far as is known.

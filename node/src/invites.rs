@@ -177,10 +177,7 @@ fn subject(
                 RefusalKind::Unavailable,
                 format!("the name `{name}` may be somebody's already: {untold} is down or has not told yet whose names it knows"),
             )
-            .with_hint(format!(
-                "ask the administrator for a token with your name, `zdapd token user {name}`; a node that is gone for good is \
-                 waited for no more after `zdapd forget NODE`"
-            ))),
+            .with_hint(format!("ask the administrator for a token with your name, `zdapd token user {name}`"))),
             None => Ok(user(name, *admin)),
         },
         (Invited::User { name: None, .. }, Wanted::User { name: None }) => {

@@ -13,8 +13,8 @@
 //! Messages are postcard in length-prefixed frames ([`frame`]) with a size cap that the reader sets. A relay image follows
 //! its header frame as raw bytes until the end of the stream.
 //!
-//! **Version rule.** The number in the ALPN is the version. Within a version, enum variants are only ever appended and
-//! structs never change: postcard is positional. `tests/golden.rs` holds the bytes of every message, so a change that
+//! **Version rule.** The number in the ALPN is the version. From the first release on, enum variants are only ever appended
+//! within a version, and structs never change: postcard is positional. `tests/golden.rs` holds the bytes of every message, so a change that
 //! would break a peer breaks the build first.
 //!
 //! # Map

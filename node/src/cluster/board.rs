@@ -35,6 +35,8 @@ pub(crate) struct Board {
     pub(super) is_stopping: AtomicBool,
     /// The other nodes when this one ended last.
     pub(super) remembered: Vec<Remembered>,
+    /// Where others are of which no more is known: this node has just joined.
+    pub(super) unmet: Mutex<BTreeSet<String>>,
     pub(super) opened: Instant,
     /// Something that this node says of itself may have changed.
     pub(super) changed: Notify,
@@ -68,7 +70,10 @@ impl Board {
             let mut has_newcomers = false;
             for news in news {
                 match news {
-                    News::Member(member) => has_newcomers |= view.note(member, &forgotten),
+                    News::Member(member) => {
+                        self.meet(&member.address.to_string());
+                        has_newcomers |= view.note(member, &forgotten);
+                    }
                     News::Forgotten(name) => view.forget(&name),
                     News::Digest(digest) => view.overhear(digest, now),
                     News::Renewed(epoch) => {
@@ -99,6 +104,7 @@ impl Board {
 
     /// Keeps what a node told.
     pub(crate) fn keep(&self, of: &NodeName, catalog: Catalog) {
+        self.meet(&catalog.facts.address);
         self.note_users(&catalog.facts.users);
         if self.revoked.add(&catalog.facts.revoked) {
             self.changed.notify_one();
@@ -155,12 +161,30 @@ impl Board {
 
     /// Waits no more for these nodes; returns whether any is new.
     pub(super) fn forget(&self, lives: &BTreeSet<Life>) -> bool {
-        let is_news = self.forgotten.add(lives);
-        if is_news {
-            self.view.send_modify(|view| Arc::make_mut(view).lose(lives));
-            self.changed.notify_one();
+        let news: BTreeSet<Life> = lives.difference(&self.forgotten.all()).cloned().collect();
+        if news.is_empty() {
+            return false;
         }
-        is_news
+        self.forgotten.add(&news);
+        self.view.send_modify(|view| Arc::make_mut(view).lose(&news));
+        self.changed.notify_one();
+        true
+    }
+
+    /// Returns the last life of a node that nobody waits for any more.
+    pub(crate) fn forgotten_epoch(&self, name: &NodeName) -> Option<u64> {
+        let forgotten = self.forgotten.all();
+        let lives = forgotten.iter().filter(|life| life.node == *name);
+        lives.map(|life| life.epoch).max()
+    }
+
+    /// Returns where nodes are that this one has never met.
+    pub(super) fn unmet(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unmet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn meet(&self, address: &str) {
+        self.unmet().remove(address);
     }
 
     pub(super) fn write_names(&self) -> io::Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <state-dir>/generation   the highest number this node has called its life or its digests by
-//! <state-dir>/members      other nodes, one a line: `host:port`, and of those that were met their name and where their packets go
+//! <state-dir>/members      other nodes, one a line: `host:port`, and of those that were met their name, where their packets go,
+//!                          and their epoch
 //! <state-dir>/users        who is a user, one a line
 //! <state-dir>/revoked      whose certificates are good no more, one a line
 //! <state-dir>/forgotten    nodes that nobody waits for any more, each with the last of its lives that counts, one a line
@@ -107,13 +108,22 @@ impl Files {
 pub(crate) struct Remembered {
     /// Where clients and nodes connect, `host:port`.
     pub(super) address: String,
-    /// Who it is and where its packets went, once it was met.
-    pub(super) member: Option<(NodeName, SocketAddr)>,
+    /// Who it is, once it was met.
+    pub(super) member: Option<Met>,
+}
+
+/// A node that was met.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Met {
+    pub(super) name: NodeName,
+    /// Where its packets went.
+    pub(super) address: SocketAddr,
+    pub(super) epoch: u64,
 }
 
 impl Remembered {
     pub(super) fn is(&self, name: &NodeName) -> bool {
-        self.member.as_ref().is_some_and(|(member, _)| member == name)
+        self.member.as_ref().is_some_and(|met| met.name == *name)
     }
 }
 
@@ -121,7 +131,7 @@ impl Display for Remembered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.address)?;
         match &self.member {
-            Some((name, address)) => write!(f, " {name} {address}"),
+            Some(Met { name, address, epoch }) => write!(f, " {name} {address} {epoch}"),
             None => Ok(()),
         }
     }
@@ -134,8 +144,15 @@ impl FromStr for Remembered {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (address, member) = match words.as_slice() {
             [address] => (address, None),
-            [address, name, packets] => (address, Some((name.parse()?, packets.parse()?))),
-            _ => bail!("neither `HOST:PORT` nor `HOST:PORT NAME ADDRESS`"),
+            [address, name, packets, epoch] => {
+                let met = Met {
+                    name: name.parse()?,
+                    address: packets.parse()?,
+                    epoch: epoch.parse()?,
+                };
+                (address, Some(met))
+            }
+            _ => bail!("neither `HOST:PORT` nor `HOST:PORT NAME ADDRESS EPOCH`"),
         };
         Ok(Self {
             address: (*address).to_owned(),
@@ -161,7 +178,7 @@ mod tests {
         files.write_draining(false).unwrap();
 
         let members = BTreeSet::from(
-            ["db1:43210 db1 10.0.0.1:43210", "[::1]:1"].map(|line| line.parse::<Remembered>().unwrap()),
+            ["db1:43210 db1 10.0.0.1:43210 7", "[::1]:1"].map(|line| line.parse::<Remembered>().unwrap()),
         );
         let users: BTreeSet<UserName> = BTreeSet::from(["ada".parse().unwrap()]);
         files.write_generation(7).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::files::Remembered;
+use super::files::{Met, Remembered};
 use super::{Cluster, View};
 
 impl Cluster {
@@ -14,11 +14,14 @@ impl Cluster {
         let mut written = BTreeSet::new();
         loop {
             let members = self.members(&views.borrow_and_update());
+            let is_alone = members.is_empty();
             if members != written {
                 match self.board.files.write_members(&members) {
                     Ok(()) => written = members,
                     Err(error) => tracing::error!(%error, "write down where the other nodes are"),
                 }
+            }
+            if !is_alone {
                 tokio::time::sleep(WRITTEN).await;
             }
             if views.changed().await.is_err() {
@@ -46,7 +49,11 @@ impl Cluster {
             let address = told.or_else(|| before.map(|before| before.address.clone()));
             Remembered {
                 address: address.unwrap_or_else(|| seen.address.to_string()),
-                member: Some((name.clone(), seen.address)),
+                member: Some(Met {
+                    name: name.clone(),
+                    address: seen.address,
+                    epoch: seen.epoch,
+                }),
             }
         });
         members.collect()

@@ -28,8 +28,10 @@ pub struct Seen {
     pub address: SocketAddr,
     /// How it is.
     pub state: MemberState,
-    /// Its life; it grows when the node starts, and when it was given up and came back. 0 until something is heard of it.
+    /// Its life; it grows when the node starts, and when it was given up and came back.
     pub epoch: u64,
+    /// Whether something was heard of it in this node's own life.
+    pub is_met: bool,
     /// The newest digest that was heard.
     pub digest: Option<Heard>,
     /// What it last told of itself, as far as it has come.
@@ -55,19 +57,15 @@ impl Seen {
     }
 
     /// A node that was met in an earlier life of this one.
-    pub(super) fn before(address: SocketAddr) -> Self {
+    pub(super) fn before(address: SocketAddr, epoch: u64) -> Self {
         Self {
             address,
             state: MemberState::Down,
-            epoch: 0,
+            epoch,
+            is_met: false,
             digest: None,
             catalog: None,
         }
-    }
-
-    /// Whether something was heard of it in this life.
-    pub(super) fn is_met(&self) -> bool {
-        self.epoch > 0
     }
 
     /// Whether it took no more clones and had none left when it was last heard of: it was stopped, or emptied.
@@ -94,14 +92,14 @@ impl View {
             epoch,
             ..
         } = member;
-        let is_gone = |life: &Life| life.node == name && epoch <= life.epoch;
-        if state == MemberState::Down && forgotten.iter().any(is_gone) {
+        if state == MemberState::Down && forgotten.iter().any(|life| life.covers(&name, epoch)) {
             self.members.remove(&name);
             return false;
         }
         match self.members.get_mut(&name) {
             Some(seen) => {
                 (seen.address, seen.state, seen.epoch) = (address, state, epoch);
+                seen.is_met = true;
                 false
             }
             None => {
@@ -109,6 +107,7 @@ impl View {
                     address,
                     state,
                     epoch,
+                    is_met: true,
                     digest: None,
                     catalog: None,
                 };
@@ -130,8 +129,7 @@ impl View {
     /// Forgets of these nodes those that are down.
     pub(super) fn lose(&mut self, lives: &BTreeSet<Life>) {
         self.members.retain(|name, seen| {
-            let is_gone = |life: &Life| life.node == *name && seen.epoch <= life.epoch;
-            seen.state != MemberState::Down || !lives.iter().any(is_gone)
+            seen.state != MemberState::Down || !lives.iter().any(|life| life.covers(name, seen.epoch))
         });
     }
 
@@ -157,7 +155,7 @@ mod tests {
                 members: BTreeMap::new(),
             };
             let name: NodeName = "b".parse().unwrap();
-            let mut seen = Seen::before("10.0.0.2:43210".parse().unwrap());
+            let mut seen = Seen::before("10.0.0.2:43210".parse().unwrap(), 1);
             let flags = NodeFlags {
                 draining,
                 ..NodeFlags::default()

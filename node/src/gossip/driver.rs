@@ -108,6 +108,9 @@ async fn drive(driver: Driver, links: Links, contacts: Vec<SocketAddr>) {
     };
     driving.gossip.join(contacts, now());
     loop {
+        if let Some(epoch) = driving.board.forgotten_epoch(driving.gossip.me().name()) {
+            driving.gossip.outlive(epoch, now());
+        }
         while driving.act().is_err() {
             // Until it is written, it is as if this node were not there.
             match timeout(WRITTEN_AGAIN, only_leave(&mut commands)).await {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use foca::State;
+use zdap_proto::digest::MAX_GENERATION;
 
 use super::packet::GreetingKind;
 use super::shared::Sighting;
@@ -65,6 +66,14 @@ impl Gossip {
     /// Has this node come back under a higher epoch as soon as it may, however often it is told to.
     pub(super) fn want_renewal(&mut self, now: Instant) {
         self.next.renew = Some(self.renewable_from.map_or(now, |from| from.max(now)));
+    }
+
+    /// Goes on under a higher epoch than one up to which somebody has had all nodes forget this one.
+    pub fn outlive(&mut self, epoch: u64, now: Instant) {
+        if (self.me.epoch..MAX_GENERATION).contains(&epoch) && !self.has_left {
+            self.highest_epoch = self.highest_epoch.max(epoch);
+            self.want_renewal(now);
+        }
     }
 
     /// Comes back under a higher epoch, after others gave this node up or its name was seen with one.

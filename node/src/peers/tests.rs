@@ -54,6 +54,7 @@ impl World {
             address,
             state,
             epoch: 1,
+            is_met: true,
             digest: None,
             catalog: None,
         };

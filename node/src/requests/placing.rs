@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use tokio::time::{Instant, timeout};
-use zdap_proto::message::{Answer, CloneState, Considered, FoundClone, Outcome, Sought, Stages};
+use tokio::time::{Instant, sleep, timeout};
+use zdap_proto::message::{Answer, CloneState, Considered, FoundClone, Outcome, SilentNode, Sought, Stages};
 use zdap_proto::name::{NodeName, RequestId, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
@@ -258,58 +258,65 @@ async fn place(
     Err(survey.refusal(&choice.considered(), &failed))
 }
 
-/// Returns where this very request has been answered before, or is being.
+/// Returns where this very request has been answered before, or is being and nobody else may go on with it.
 async fn earlier(
     node: &Node,
     wanted: &Wanted,
     placed: Option<&FoundClone>,
 ) -> Result<Option<NodeName>, Refusal> {
-    let here = node.clones.made_for(&wanted.owner, &wanted.request_id);
-    if here.as_ref().is_some_and(|here| here.state == CloneState::Ready) {
-        return Ok(Some(node.name.clone()));
-    }
-    if let Some(placed) = placed {
-        return Ok(Some(placed.clone.node.clone()));
-    }
-    let here = here.map(|_| node.name.clone());
-    if wanted.attempt == 0 {
-        return Ok(here);
-    }
-    let sought = Sought::Made {
-        owner: wanted.owner.clone(),
-        request_id: wanted.request_id.clone(),
-    };
-    if node.cluster.is_meeting() {
-        return Err(Refusal::new(
-            RefusalKind::Unavailable,
-            "the clone may be on another node, and this one has just started and not met all of them yet",
-        )
-        .with_hint("try again in a moment"));
-    }
-    let Search { found, silent } = search(node, sought).await;
-    // A node that answers the others and not this one may be making the clone. One that is lost does not count: should it
-    // come back with a clone, that is taken away.
-    let view = node.cluster.view();
-    let is_alive = |name: &NodeName| {
-        view.members
-            .get(name)
-            .is_some_and(|seen| seen.state == MemberState::Alive)
-    };
-    for silent in silent {
-        if is_alive(&silent.node) {
-            return Err(Refusal::new(
-                RefusalKind::Unavailable,
-                format!(
-                    "the clone may be in the making on node `{}`, which {}",
-                    silent.node, silent.reason
-                ),
-            )
-            .with_hint("try again in a moment"));
+    let began = Instant::now();
+    loop {
+        let here = node.clones.made_for(&wanted.owner, &wanted.request_id);
+        let is_ready = here.as_ref().is_some_and(|here| here.state == CloneState::Ready);
+        let here = here.map(|_| node.name.clone());
+        if is_ready {
+            return Ok(here);
         }
-        node.placing.strays.note(Stray::new(&silent.node, wanted));
+        if let Some(placed) = placed {
+            return Ok(Some(placed.clone.node.clone()));
+        }
+        if wanted.attempt == 0 {
+            return Ok(here);
+        }
+        if node.cluster.is_meeting() {
+            return Err(may_be_elsewhere(
+                "may be on another node, and this one has just started and not met all of them yet",
+            ));
+        }
+        let sought = Sought::Made {
+            owner: wanted.owner.clone(),
+            request_id: wanted.request_id.clone(),
+        };
+        let Search { found, silent } = search(node, sought).await;
+        // A node that answers the others and not this one may be making the clone. One that is lost does not count: should
+        // it come back with a clone, that is taken away.
+        let view = node.cluster.view();
+        let is_alive = |silent: &&SilentNode| {
+            let seen = view.members.get(&silent.node);
+            seen.is_some_and(|seen| seen.state == MemberState::Alive)
+        };
+        let in_the_making = found.map(|found| found.node).or(here);
+        match silent.iter().find(is_alive) {
+            None => {
+                for silent in silent {
+                    node.placing.strays.note(Stray::new(&silent.node, wanted));
+                }
+                return Ok(in_the_making);
+            }
+            // Whoever has it made answers when that has come to an end.
+            Some(_) if in_the_making.is_some() && began.elapsed() < JOINING => sleep(AGAIN).await,
+            Some(silent) => {
+                return Err(may_be_elsewhere(&format!(
+                    "may be in the making on node `{}`, which {}",
+                    silent.node, silent.reason
+                )));
+            }
+        }
     }
-    // In the making: should it fail, nobody else goes on with the request.
-    Ok(found.map(|found| found.node).or(here))
+}
+
+fn may_be_elsewhere(how: &str) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, format!("the clone {how}")).with_hint("try again in a moment")
 }
 
 /// Returns what was considered as clients see it, the chosen one first.
@@ -340,6 +347,9 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
+/// For a clone that is in the making as long as a database may take to answer; and how often it is looked at.
+const JOINING: Duration = Duration::from_secs(180);
+const AGAIN: Duration = Duration::from_millis(100);
 /// What fails on so many nodes fails everywhere.
 const MAKES: u32 = 3;
 /// No node is tried after this: a database that is not ready by then is not so on the next one either.

@@ -1,9 +1,11 @@
 //! Nodes that are gone for good, as somebody says.
 
+use zdap_node::cluster::View;
 use zdap_node::gossip::MemberState;
 use zdap_proto::message::{Answer, Invited, Request, SilentNode, Wanted};
 use zdap_proto::name::CloneId;
 use zdap_proto::refusal::RefusalKind;
+use zdap_proto::token::Token;
 
 use crate::together::Together;
 use crate::world::{Client, Machine, enrol};
@@ -25,33 +27,53 @@ async fn silent(client: &Client) -> Vec<SilentNode> {
     silent
 }
 
-/// Kills the last node, and waits until it is down everywhere.
-async fn kill_last(together: &mut Together) {
-    let name = together.machines.last().unwrap().name();
-    together.nodes.pop().unwrap().kill();
-    let is_down = |state: Option<MemberState>| state == Some(MemberState::Down);
-    together
-        .until("the last is down", |view| {
-            let seen = view.members.get(&name.parse().unwrap());
-            is_down(seen.map(|seen| seen.state))
+fn state(view: &View, name: &str) -> Option<MemberState> {
+    view.members.get(&name.parse().unwrap()).map(|seen| seen.state)
+}
+
+impl Together {
+    /// Kills a node, and waits until it is down everywhere.
+    async fn kill(&mut self, name: &str) {
+        let at = self.at(name);
+        self.nodes.remove(at).kill();
+        self.machines.remove(at);
+        self.until("it is down", |view| state(view, name) == Some(MemberState::Down))
+            .await;
+    }
+
+    fn at(&self, name: &str) -> usize {
+        let mut machines = self.machines.iter();
+        machines.position(|machine| machine.name() == name).unwrap()
+    }
+
+    async fn forget(&self, name: &str) {
+        let operator = self.nodes[0].operator().await;
+        for _ in 0..2 {
+            assert_eq!(operator.ask(&forget(name)).await, Ok(Answer::Forgotten));
+        }
+        self.until("nobody knows it", |view| state(view, name).is_none())
+            .await;
+    }
+
+    async fn add(&mut self, machine: Machine, token: Option<&Token>) {
+        let name = machine.name();
+        self.nodes.push(machine.start_apart(0, token).await.unwrap());
+        self.machines.push(machine);
+        self.until("it is there", |view| {
+            state(view, name) == Some(MemberState::Alive)
         })
         .await;
+    }
 }
 
 #[tokio::test]
 async fn a_node_that_is_gone_for_good_is_waited_for_by_nobody_and_its_name_is_free() {
-    let mut together = Together::start(&["a", "b", "c"]).await;
-    let ada = together.nodes[1].user("ada").await;
+    // The last one was told where all the others are when it joined.
+    let mut together = Together::start(&["a", "b", "c", "d"]).await;
+    let ada = together.nodes[3].user("ada").await;
     ada.create_at("c").await;
-    kill_last(&mut together).await;
-
-    let operator = together.nodes[0].operator().await;
-    assert_eq!(operator.ask(&forget("c")).await, Ok(Answer::Forgotten));
-    together
-        .until("nobody knows c", |view| {
-            !view.members.contains_key(&"c".parse().unwrap())
-        })
-        .await;
+    together.kill("c").await;
+    together.forget("c").await;
     assert_eq!(silent(&ada).await, []);
     let nowhere = CloneId::random(&"orders".parse().unwrap());
     let destroyed = ada.ask(&Request::DestroyClone { clone: nowhere }).await;
@@ -72,15 +94,8 @@ async fn a_node_that_is_gone_for_good_is_waited_for_by_nobody_and_its_name_is_fr
 
     // It is forgotten up to that life only.
     let token = together.nodes[0].token(Invited::Node).await;
-    let another = Machine::new("c");
-    let node = another.start_apart(0, Some(&token)).await.unwrap();
-    (together.machines[2], _) = (another, together.nodes.push(node));
-    let is_alive = |view: &zdap_node::cluster::View| {
-        let seen = view.members.get(&"c".parse().unwrap());
-        seen.is_some_and(|seen| seen.state == MemberState::Alive)
-    };
-    together.until("the new c is there", is_alive).await;
-    kill_last(&mut together).await;
+    together.add(Machine::new("c"), Some(&token)).await;
+    together.kill("c").await;
     let names: Vec<_> = silent(&ada).await.into_iter().map(|silent| silent.node).collect();
     assert_eq!(names, ["c".parse().unwrap()]);
 }
@@ -90,33 +105,24 @@ async fn a_node_that_is_forgotten_stays_so_over_a_restart_of_the_others_and_is_a
     let mut together = Together::start(&["a", "b", "c"]).await;
     let ada = together.nodes[0].user("ada").await;
     let clone = ada.create_at("c").await;
-    kill_last(&mut together).await;
-    let operator = together.nodes[0].operator().await;
-    operator.ask(&forget("c")).await.unwrap();
-    let members = together.machines[0].state().join("members");
-    let is_written = || std::fs::read_to_string(&members).unwrap().contains(" c ");
-    while is_written() {
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    let c = together.machines.pop().unwrap();
+    together.machines.push(Machine::new("c"));
+    together.kill("c").await;
+    together.forget("c").await;
+    for at in [0, 1] {
+        let port = together.nodes[at].port();
+        together.nodes.remove(at).kill();
+        let again = together.machines[at].start_apart(port, None).await.unwrap();
+        together.nodes.insert(at, again);
+        together
+            .until("a and b know each other and not c", |view| {
+                let alive = Some(MemberState::Alive);
+                view.members.len() == 2 && state(view, "a") == alive && state(view, "b") == alive
+            })
+            .await;
     }
-    together.nodes.remove(0).kill();
-    let a = together.machines[0].start_apart(0, None).await.unwrap();
-    together.nodes.insert(0, a);
-    together
-        .until("a and b know each other and not c", |view| {
-            let names: Vec<&str> = view.members.keys().map(|name| name.as_str()).collect();
-            let is_alive = |seen: &zdap_node::cluster::Seen| seen.state == MemberState::Alive;
-            names == ["a", "b"] && view.members.values().all(is_alive)
-        })
-        .await;
 
-    let c = together.machines[2].start_apart(0, None).await.unwrap();
-    together.nodes.push(c);
-    together
-        .until("c is there again", |view| {
-            let seen = view.members.get(&"c".parse().unwrap());
-            seen.is_some_and(|seen| seen.state == MemberState::Alive)
-        })
-        .await;
+    together.add(c, None).await;
     let ada = together.nodes[0].user("ada").await;
     let request = Request::ListClones {
         resource: None,
@@ -130,6 +136,25 @@ async fn a_node_that_is_forgotten_stays_so_over_a_restart_of_the_others_and_is_a
         clones.iter().map(|clone| &clone.id).collect::<Vec<_>>(),
         [&clone.id]
     );
+}
+
+/// As one that was only cut off, and comes back when nobody's gossip remembers it as down.
+#[tokio::test]
+async fn a_node_that_was_forgotten_in_the_life_it_still_lives_begins_another() {
+    let mut together = Together::start(&["a", "b"]).await;
+    let epoch = |view: &View| view.members[&"b".parse().unwrap()].epoch;
+    let before = epoch(&together.nodes[0].views.borrow());
+    together.nodes.remove(0).kill();
+    let forgotten = together.machines[0].state().join("forgotten");
+    std::fs::write(forgotten, format!("b {before}\n")).unwrap();
+    let a = together.machines[0].start_apart(0, None).await.unwrap();
+    together.nodes.insert(0, a);
+    together
+        .until("b lives on", |view| {
+            state(view, "b") == Some(MemberState::Alive) && epoch(view) > before
+        })
+        .await;
+    together.kill("b").await;
 }
 
 #[tokio::test]
