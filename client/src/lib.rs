@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::context::Context;
 use crate::error::{Failure, Kind};
 use crate::output::Output;
@@ -94,8 +94,11 @@ fn start(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
 }
 
 fn log_to_stderr(cli: &Cli) {
+    // What goes wrong is in the error; only who serves for long has more to tell.
+    let serves = matches!(cli.command, Command::Connect(_));
     let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "error",
+        (false, 0) if !serves => "error",
         (false, 0) => "warn",
         (false, 1) => "info",
         (false, _) => "debug",

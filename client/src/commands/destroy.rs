@@ -68,11 +68,12 @@ fn perhaps_more(subject: &str, found: &[Found]) -> Failure {
 }
 
 fn not_all(given: &[Given<'_>], faults: &[String]) -> Failure {
-    Failure::new(format!(
-        "not every clone was destroyed{}",
-        outcomes(given, faults)
-    ))
-    .hinted("try again later; `zdap list clones --all` shows what is left")
+    let what = match given.iter().all(|one| one.result.is_ok()) {
+        true => "there may be more clones than were destroyed, as not all nodes answer",
+        false => "not every clone was destroyed",
+    };
+    Failure::new(format!("{what}{}", outcomes(given, faults)))
+        .hinted("try again later; `zdap list clones --all` shows what is left")
 }
 
 fn several(subject: &str, found: &[Found]) -> Failure {

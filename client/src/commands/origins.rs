@@ -16,7 +16,7 @@ use super::nodes::{self, NodeDocument};
 use super::table::table;
 use crate::cluster::Cluster;
 use crate::context::Context;
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::origin::{Silent, Visit};
 use crate::settings::{Forgotten, Settings};
 use crate::words::address;
@@ -112,7 +112,17 @@ pub(super) async fn list(context: &Context<'_>) -> Result<(), Failure> {
             .say("no origin is set; `zdap add origin TOKEN` adds one");
     }
     let text = as_table(&documents, context.output.is_verbose());
-    context.output.data(&text, &documents)
+    context.output.data(&text, &documents)?;
+    match documents.is_empty() || documents.iter().any(|origin| origin.connected) {
+        true => Ok(()),
+        false => Err(none_reached(&documents)),
+    }
+}
+
+fn none_reached(origins: &[OriginDocument<'_>]) -> Failure {
+    let reasons = origins.iter().filter_map(|origin| origin.error);
+    let reasons: String = reasons.map(|reason| format!("\n  {reason}")).collect();
+    Failure::new(format!("no origin can be used{reasons}")).of_kind(Kind::Unreachable)
 }
 
 /// Enrols, and remembers the addresses that the token knows, and the one that was typed if the cluster answers there.

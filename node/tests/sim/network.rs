@@ -120,6 +120,12 @@ impl Network {
         }
     }
 
+    /// Ends it, and what it keeps alive: its sockets know it as it knows them.
+    pub(crate) fn end(&self) {
+        let sockets = std::mem::take(&mut self.wires().sockets);
+        drop(sockets);
+    }
+
     pub(crate) fn set_weather(&self, weather: Weather) {
         self.wires().weather = weather;
     }

@@ -126,14 +126,15 @@ async fn story(seed: u64) -> Ending {
     world.say("quiet begins");
     sleep(QUIET).await;
     broken.extend(invariants::look(&world, &people).await);
-    let told = people.ledger().told.len();
-    Ending {
+    let ending = Ending {
         seed,
         trace: world.network.trace(),
-        told,
+        told: people.ledger().told.len(),
         broken,
         log: world.log(),
-    }
+    };
+    world.network.end();
+    ending
 }
 
 /// Lets a fault happen, until it is over.
