@@ -94,11 +94,11 @@ fn start(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
 }
 
 fn log_to_stderr(cli: &Cli) {
-    // What goes wrong is in the error; only who serves for long has more to tell.
+    // What goes wrong with a connection is in the error; only who serves for long has more to tell.
     let serves = matches!(cli.command, Command::Connect(_));
     let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "error",
-        (false, 0) if !serves => "error",
+        (false, 0) if !serves => "warn,zdap_proto=error",
         (false, 0) => "warn",
         (false, 1) => "info",
         (false, _) => "debug",
