@@ -50,13 +50,11 @@ impl World {
                         clones: clones.clone(),
                         silent: Vec::new(),
                     },
-                    Request::ListResources => Answer::Resources(vec![ResourceView {
-                        name: "orders".parse().unwrap(),
-                        alias: Some("shop".to_owned()),
-                        image: "postgres:15".to_owned(),
-                        node: "db1".parse().unwrap(),
-                        snapshots: Vec::new(),
-                    }]),
+                    Request::ListResources => Answer::Resources(vec![
+                        resource("orders", "shop", "db1"),
+                        resource("orders", "sales", "db2"),
+                        resource("stock", "sales", "db3"),
+                    ]),
                     Request::ListNodes => Answer::Nodes(vec![view("db1", &here.lock().unwrap())]),
                     Request::CreateClone { resource, .. } => Answer::Created {
                         clone: clones
@@ -94,6 +92,16 @@ impl World {
     }
 }
 
+fn resource(name: &str, alias: &str, node: &str) -> ResourceView {
+    ResourceView {
+        name: name.parse().unwrap(),
+        alias: Some(alias.to_owned()),
+        image: "postgres:15".to_owned(),
+        node: node.parse().unwrap(),
+        snapshots: Vec::new(),
+    }
+}
+
 /// Clones of `orders`, the newest first.
 fn clones_of_orders(count: usize) -> Vec<CloneView> {
     let clone = |index: usize| CloneView {
@@ -119,6 +127,21 @@ async fn a_clone_is_also_given_back_by_its_resources_second_name() {
     let said = world.zdap(&["destroy", "shops"]).await;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.stderr.contains("you have no clone `shops`"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_second_name_of_several_resources_gives_no_clone_back() {
+    let world = World::new(clones_of_orders(1), |_| Some(Reply::Done(Answer::Destroyed)));
+    for arguments in [&["destroy", "sales"][..], &["list", "clones", "sales"]] {
+        let said = world.zdap(arguments).await;
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{said:?}");
+        assert_eq!(
+            said.stderr,
+            "error: `sales` is another name of several resources: `orders`, `stock`\n\n\
+             hint: use the name of the one that is meant\n"
+        );
+    }
+    assert_eq!(world.asked_to_destroy(), 0);
 }
 
 /// Holds requests until so many are there at once.

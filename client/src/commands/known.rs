@@ -1,6 +1,6 @@
 //! Which resources there are: a name that nobody knows is told from one of which there is nothing to list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use zdap_proto::message::{NodeState, NodeView, ResourceView, SilentNode};
@@ -13,7 +13,8 @@ use crate::origin::{Reached, Silent, Target};
 /// The resources of the nodes that answer, and, as far as these know, of those that are down.
 pub(super) struct Known {
     names: BTreeSet<ResourceName>,
-    aliases: Vec<(String, ResourceName)>,
+    /// Each may be that of another resource on another node.
+    aliases: BTreeMap<String, BTreeSet<ResourceName>>,
     /// Those that may have others.
     silent: Vec<Silent>,
 }
@@ -23,7 +24,7 @@ impl Known {
     pub(super) async fn ask(reached: &Reached) -> Result<Self, Failure> {
         let mut known = Self {
             names: BTreeSet::new(),
-            aliases: Vec::new(),
+            aliases: BTreeMap::new(),
             silent: reached.silent.clone(),
         };
         let asked = reached
@@ -47,30 +48,28 @@ impl Known {
 
     /// Returns the resource that is called so, by its name or its alias.
     pub(super) fn called(&self, word: &str) -> Result<ResourceName, Failure> {
-        let by_name = self.names.iter().find(|name| name.as_str() == word);
-        let by_alias = || self.aliases.iter().find(|(alias, _)| alias == word);
-        match by_name.or_else(|| by_alias().map(|(_, name)| name)) {
-            Some(name) => Ok(name.clone()),
-            None => match word.parse::<ResourceName>() {
-                Ok(_) => Err(self.unknown(word)),
-                Err(error) => Err(error.into()),
-            },
+        self.find(word)?.ok_or_else(|| self.unknown(word))
+    }
+
+    /// Returns the resource that is called so, if there is one. An alias that is that of several is an error.
+    pub(super) fn find(&self, word: &str) -> Result<Option<ResourceName>, Failure> {
+        if let Some(name) = self.names.iter().find(|name| name.as_str() == word) {
+            return Ok(Some(name.clone()));
+        }
+        let Some(called) = self.aliases.get(word) else {
+            return Ok(None);
+        };
+        match called.len() {
+            0 | 1 => Ok(called.first().cloned()),
+            _ => Err(several(word, called)),
         }
     }
 
-    fn add(&mut self, resources: &[ResourceView], nodes: &[NodeView]) {
-        self.names.extend(resources.iter().map(|view| view.name.clone()));
-        let aliases = resources.iter().filter_map(|view| {
-            let alias = view.alias.clone()?;
-            Some((alias, view.name.clone()))
-        });
-        self.aliases.extend(aliases);
-        self.names
-            .extend(nodes.iter().flat_map(|node| node.resources.clone()));
-        self.silent.extend(nodes.iter().filter_map(silence));
-    }
-
-    fn unknown(&self, word: &str) -> Failure {
+    /// Says that nothing is called so, or that nothing can be.
+    pub(super) fn unknown(&self, word: &str) -> Failure {
+        if let Err(error) = word.parse::<ResourceName>() {
+            return error.into();
+        }
         let none = format!("there is no resource `{word}`");
         let failure = match self.silent.as_slice() {
             [] => Failure::not_found(none),
@@ -87,9 +86,22 @@ impl Known {
         })
     }
 
+    fn add(&mut self, resources: &[ResourceView], nodes: &[NodeView]) {
+        self.names.extend(resources.iter().map(|view| view.name.clone()));
+        for view in resources {
+            if let Some(alias) = &view.alias {
+                let called = self.aliases.entry(alias.clone()).or_default();
+                called.insert(view.name.clone());
+            }
+        }
+        self.names
+            .extend(nodes.iter().flat_map(|node| node.resources.clone()));
+        self.silent.extend(nodes.iter().filter_map(silence));
+    }
+
     /// Returns the names that `word` may be a slip of, the likeliest first.
     fn nearest(&self, word: &str) -> Vec<&str> {
-        let aliases = self.aliases.iter().map(|(alias, _)| alias.as_str());
+        let aliases = self.aliases.keys().map(String::as_str);
         let known: BTreeSet<&str> = self
             .names
             .iter()
@@ -108,6 +120,15 @@ impl Known {
             .take(SUGGESTED)
             .collect()
     }
+}
+
+fn several(alias: &str, called: &BTreeSet<ResourceName>) -> Failure {
+    let names: Vec<&str> = called.iter().map(ResourceName::as_str).collect();
+    Failure::new(format!(
+        "`{alias}` is another name of several resources: `{}`",
+        names.join("`, `")
+    ))
+    .hinted("use the name of the one that is meant")
 }
 
 /// Returns the nodes of a target that do not say now what they have, as the others see it.
@@ -141,10 +162,17 @@ const SUGGESTED: usize = 3;
 mod tests {
     use super::*;
 
-    fn known(names: &[&str], silent: Vec<Silent>) -> Known {
+    fn names(names: &[&str]) -> BTreeSet<ResourceName> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn known(served: &[&str], silent: Vec<Silent>) -> Known {
         Known {
-            names: names.iter().map(|name| name.parse().unwrap()).collect(),
-            aliases: vec![("shop".to_owned(), "orders".parse().unwrap())],
+            names: names(served),
+            aliases: BTreeMap::from([
+                ("shop".to_owned(), names(&["orders"])),
+                ("store".to_owned(), names(&["orders", "stock"])),
+            ]),
             silent,
         }
     }
@@ -162,5 +190,17 @@ mod tests {
         let called = |names: &[&str]| known(names, Vec::new()).called("shop").ok();
         assert_eq!(called(&["orders"]), Some("orders".parse().unwrap()));
         assert_eq!(called(&["orders", "shop"]), Some("shop".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_alias_of_several_resources_is_refused_unless_it_is_a_name() {
+        let failure = known(&["orders", "stock"], Vec::new()).find("store").unwrap_err();
+        assert_eq!(failure.kind.exit_code(), 1);
+        assert_eq!(
+            failure.message,
+            "`store` is another name of several resources: `orders`, `stock`"
+        );
+        let named = known(&["orders", "stock", "store"], Vec::new()).find("store");
+        assert_eq!(named.ok().flatten(), Some("store".parse().unwrap()));
     }
 }

@@ -118,17 +118,17 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
     context.output.doing("asking for the clones");
     let mut is_one_wanted = false;
     if let Some(subject) = words.subject.take() {
-        let called = Known::ask(&reached).await?.called(&subject);
-        match (called, subject.parse::<CloneId>()) {
-            (Ok(resource), _) => {
+        let known = Known::ask(&reached).await?;
+        match (known.find(&subject)?, subject.parse::<CloneId>()) {
+            (Some(resource), _) => {
                 words.subject = Some(resource.to_string());
                 scope.resource = Some(resource);
             }
-            (Err(_), Ok(_)) => {
+            (None, Ok(_)) => {
                 words.subject = Some(subject);
                 is_one_wanted = true;
             }
-            (Err(unknown), Err(_)) => return Err(unknown),
+            (None, Err(_)) => return Err(known.unknown(&subject)),
         }
     }
     let whose = match arguments.all {
