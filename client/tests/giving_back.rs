@@ -24,7 +24,7 @@ use crate::fake::{DAY, Process, Said, ca, clone_view, enrol, no_nodes, view, zda
 /// As many as are given back at a time.
 const AT_ONCE: usize = 8;
 
-/// A user with a project, and a node that has these clones.
+/// A user with a project, and a cluster with these clones, of which db1 is the only node that is left.
 struct World {
     home: TempDir,
     project: TempDir,
@@ -40,6 +40,8 @@ impl World {
         let ca = Arc::new(ca());
         let (issuer, address) = (ca.clone(), Arc::new(Mutex::new(String::new())));
         let here = address.clone();
+        let mut on_db1 = clones.clone();
+        on_db1.retain(|clone| clone.node.as_str() == "db1");
         let node = Process::start(
             &ca,
             "db1",
@@ -47,7 +49,7 @@ impl World {
                 Some(Reply::Done(match request {
                     Request::DestroyClone { clone } => return destroy(&clone),
                     Request::ListClones { .. } => Answer::Clones {
-                        clones: clones.clone(),
+                        clones: on_db1.clone(),
                         silent: Vec::new(),
                     },
                     Request::ListResources => Answer::Resources(vec![
@@ -231,12 +233,15 @@ async fn how_many_are_destroyed_is_said_while_it_goes_on() {
     assert!(said.stderr.contains("; it was: destroyed 2 of 5"), "{said:?}");
 }
 
-/// Three services, each with a clone in its place.
-async fn three_attached(destroy: impl Fn(&CloneId) -> Option<Reply> + Send + Sync + 'static) -> World {
-    let clones = ["orders", "stock", "users"].map(|name| CloneView {
+/// Three services, each with a clone in its place; that of `stock` is on `node`.
+async fn three_attached(
+    node: &str,
+    destroy: impl Fn(&CloneId) -> Option<Reply> + Send + Sync + 'static,
+) -> World {
+    let clones = [("orders", "db1"), ("stock", node), ("users", "db1")].map(|(name, node)| CloneView {
         id: format!("{name}-k3v9x2mq").parse().unwrap(),
         resource: name.parse::<ResourceName>().unwrap(),
-        ..clone_view("db1")
+        ..clone_view(node)
     });
     let world = World::new(clones.to_vec(), destroy);
     let services = ["orders", "stock", "users"]
@@ -257,7 +262,7 @@ async fn three_attached(destroy: impl Fn(&CloneId) -> Option<Reply> + Send + Syn
 async fn several_services_give_their_clones_back_at_once() {
     let gate = Gate::of(3);
     let held = gate.clone();
-    let world = three_attached(move |_| held.pass()).await;
+    let world = three_attached("db1", move |_| held.pass()).await;
     let said = world.zdap(&["detach", "--all"]).await;
     assert_eq!(
         (said.code, said.stdout.as_str()),
@@ -269,7 +274,7 @@ async fn several_services_give_their_clones_back_at_once() {
 
 #[tokio::test]
 async fn a_service_whose_clone_cannot_go_back_keeps_all_attached_and_is_named() {
-    let world = three_attached(|clone| match clone.as_str().starts_with("stock") {
+    let world = three_attached("db1", |clone| match clone.as_str().starts_with("stock") {
         true => Some(on_fire()),
         false => Some(Reply::Done(Answer::Destroyed)),
     })
@@ -286,4 +291,19 @@ async fn a_service_whose_clone_cannot_go_back_keeps_all_attached_and_is_named() 
     assert_eq!(world.asked_to_destroy(), 3);
     let text = fs::read_to_string(world.project.path().join("compose.override.yml")).unwrap();
     assert!(text.contains("orders-k3v9x2mq"), "{text}");
+}
+
+#[tokio::test]
+async fn a_clone_whose_node_is_gone_for_good_holds_no_service() {
+    let world = three_attached("db3", |_| Some(Reply::Done(Answer::Destroyed))).await;
+    let said = world.zdap(&["detach", "--all"]).await;
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (Some(0), "users detached\nstock detached\norders detached\n"),
+        "{said:?}"
+    );
+    let told = "clone stock-k3v9x2mq is gone with db3, which is no node of its cluster any more\n";
+    assert!(said.stderr.contains(told), "{said:?}");
+    assert_eq!(world.asked_to_destroy(), 2);
+    assert!(!world.project.path().join("compose.override.yml").exists());
 }
