@@ -9,23 +9,30 @@ use zdap_proto::refusal::RefusalKind;
 
 use crate::error::{Failure, Kind};
 use crate::origin::{Reached, Silent, Target};
+use crate::words::Pin;
 
 /// The resources of the nodes that answer, and, as far as these know, of those that are down.
 pub(super) struct Known {
     names: BTreeSet<ResourceName>,
     /// Each may be that of another resource on another node.
     aliases: BTreeMap<String, BTreeSet<ResourceName>>,
-    /// Those that may have others.
+    /// Those that may have others; where a node is pinned, no other than that.
     silent: Vec<Silent>,
+    pin: Option<Pin>,
 }
 
 impl Known {
-    /// Asks every cluster that was reached.
-    pub(super) async fn ask(reached: &Reached) -> Result<Self, Failure> {
+    /// Asks every cluster that was reached: what is not on the node that is pinned may be known on another.
+    pub(super) async fn ask(reached: &Reached, pin: Option<&Pin>) -> Result<Self, Failure> {
+        let targets = reached.targets(pin).await?;
         let mut known = Self {
             names: BTreeSet::new(),
             aliases: BTreeMap::new(),
-            silent: reached.silent.clone(),
+            silent: match pin {
+                Some(_) => Vec::new(),
+                None => reached.silent.clone(),
+            },
+            pin: pin.cloned(),
         };
         let asked = reached
             .clusters
@@ -34,11 +41,17 @@ impl Known {
         let answers = join_all(asked).await;
         let is_any_heard = answers.iter().any(Result::is_ok);
         for (cluster, answer) in reached.clusters.iter().zip(answers) {
+            let target = targets.iter().find(|target| target.cluster.id() == cluster.id());
             match answer {
-                Ok((resources, nodes)) => known.add(&resources, nodes),
+                Ok((resources, nodes)) => {
+                    known.add(&resources, nodes);
+                    let silent = target.map(|target| silent_nodes(target, nodes, ""));
+                    known.silent.extend(silent.unwrap_or_default());
+                }
                 Err(error) if is_any_heard => {
                     let address = cluster.node().await.address().to_owned();
-                    known.silent.push(Silent::failed(&address, &error));
+                    let silent = target.map(|_| Silent::failed(&address, &error));
+                    known.silent.extend(silent);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -71,9 +84,10 @@ impl Known {
             return error.into();
         }
         let none = format!("there is no resource `{word}`");
-        let failure = match self.silent.as_slice() {
-            [] => Failure::not_found(none),
-            silent => {
+        let failure = match (self.silent.as_slice(), &self.pin) {
+            ([], None) => Failure::not_found(none),
+            ([], Some(pin)) => Failure::not_found(format!("{none} on {pin}")),
+            (silent, _) => {
                 let reasons: String = silent.iter().map(|silent| format!("\n  {silent}")).collect();
                 Failure::new(format!("{none} on the nodes that answered{reasons}"))
                     .of_kind(Kind::Refused(RefusalKind::Unavailable))
@@ -96,7 +110,6 @@ impl Known {
         }
         self.names
             .extend(nodes.iter().flat_map(|node| node.resources.clone()));
-        self.silent.extend(nodes.iter().filter_map(silence));
     }
 
     /// Returns the names that `word` may be a slip of, the likeliest first.
@@ -131,13 +144,14 @@ fn several(alias: &str, called: &BTreeSet<ResourceName>) -> Failure {
     .hinted("use the name of the one that is meant")
 }
 
-/// Returns the nodes of a target that do not say now what they have, as the others see it.
-pub(super) fn silent_nodes(target: &Target, nodes: &[NodeView]) -> Vec<Silent> {
+/// Returns the nodes of a target that do not say now what they have, as the others see it. `meanwhile` is added for one that
+/// has only just fallen silent.
+pub(super) fn silent_nodes(target: &Target, nodes: &[NodeView], meanwhile: &str) -> Vec<Silent> {
     let counting = nodes.iter().filter(|node| target.counts(&node.name));
-    counting.filter_map(silence).collect()
+    counting.filter_map(|node| silence(node, meanwhile)).collect()
 }
 
-fn silence(node: &NodeView) -> Option<Silent> {
+fn silence(node: &NodeView, meanwhile: &str) -> Option<Silent> {
     let name = node.name.clone();
     match node.state {
         NodeState::Alive | NodeState::Draining => None,
@@ -146,7 +160,7 @@ fn silence(node: &NodeView) -> Option<Silent> {
             reason: "it is down".to_owned(),
         })),
         NodeState::Suspect => Some(Silent {
-            reason: format!("{name} does not answer just now: what is shown of it is what it last said"),
+            reason: format!("{name} does not answer just now{meanwhile}"),
             node: Some(name),
             hint: None,
         }),
@@ -174,6 +188,7 @@ mod tests {
                 ("store".to_owned(), names(&["orders", "stock"])),
             ]),
             silent,
+            pin: None,
         }
     }
 
