@@ -122,6 +122,7 @@ fn says(
             return certify(&public_key, Subject::User("ada@laptop".parse().unwrap()));
         }
         match request {
+            Request::ListResources => Some(Reply::Done(Answer::Resources(Vec::new()))),
             Request::ListNodes => Some(Reply::Done(Answer::Nodes(views.lock().unwrap().clone()))),
             Request::CreateClone { .. } => Some(Reply::Done(Answer::Created {
                 clone: clone_view("db2"),

@@ -24,7 +24,7 @@ use crate::fake::{DAY, Process, Said, ca, clone_view, enrol, no_nodes, view, zda
 /// As many as are given back at a time.
 const AT_ONCE: usize = 8;
 
-/// A user with a project, and a node that has these clones.
+/// A user with a project, and a cluster with these clones, of which db1 is the only node that is left.
 struct World {
     home: TempDir,
     project: TempDir,
@@ -40,6 +40,8 @@ impl World {
         let ca = Arc::new(ca());
         let (issuer, address) = (ca.clone(), Arc::new(Mutex::new(String::new())));
         let here = address.clone();
+        let mut on_db1 = clones.clone();
+        on_db1.retain(|clone| clone.node.as_str() == "db1");
         let node = Process::start(
             &ca,
             "db1",
@@ -47,16 +49,14 @@ impl World {
                 Some(Reply::Done(match request {
                     Request::DestroyClone { clone } => return destroy(&clone),
                     Request::ListClones { .. } => Answer::Clones {
-                        clones: clones.clone(),
+                        clones: on_db1.clone(),
                         silent: Vec::new(),
                     },
-                    Request::ListResources => Answer::Resources(vec![ResourceView {
-                        name: "orders".parse().unwrap(),
-                        alias: Some("shop".to_owned()),
-                        image: "postgres:15".to_owned(),
-                        node: "db1".parse().unwrap(),
-                        snapshots: Vec::new(),
-                    }]),
+                    Request::ListResources => Answer::Resources(vec![
+                        resource("orders", "shop", "db1"),
+                        resource("orders", "sales", "db2"),
+                        resource("stock", "sales", "db3"),
+                    ]),
                     Request::ListNodes => Answer::Nodes(vec![view("db1", &here.lock().unwrap())]),
                     Request::CreateClone { resource, .. } => Answer::Created {
                         clone: clones
@@ -94,6 +94,16 @@ impl World {
     }
 }
 
+fn resource(name: &str, alias: &str, node: &str) -> ResourceView {
+    ResourceView {
+        name: name.parse().unwrap(),
+        alias: Some(alias.to_owned()),
+        image: "postgres:15".to_owned(),
+        node: node.parse().unwrap(),
+        snapshots: Vec::new(),
+    }
+}
+
 /// Clones of `orders`, the newest first.
 fn clones_of_orders(count: usize) -> Vec<CloneView> {
     let clone = |index: usize| CloneView {
@@ -119,6 +129,21 @@ async fn a_clone_is_also_given_back_by_its_resources_second_name() {
     let said = world.zdap(&["destroy", "shops"]).await;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.stderr.contains("you have no clone `shops`"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_second_name_of_several_resources_gives_no_clone_back() {
+    let world = World::new(clones_of_orders(1), |_| Some(Reply::Done(Answer::Destroyed)));
+    for arguments in [&["destroy", "sales"][..], &["list", "clones", "sales"]] {
+        let said = world.zdap(arguments).await;
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{said:?}");
+        assert_eq!(
+            said.stderr,
+            "error: `sales` is another name of several resources: `orders`, `stock`\n\n\
+             hint: use the name of the one that is meant\n"
+        );
+    }
+    assert_eq!(world.asked_to_destroy(), 0);
 }
 
 /// Holds requests until so many are there at once.
@@ -208,12 +233,15 @@ async fn how_many_are_destroyed_is_said_while_it_goes_on() {
     assert!(said.stderr.contains("; it was: destroyed 2 of 5"), "{said:?}");
 }
 
-/// Three services, each with a clone in its place.
-async fn three_attached(destroy: impl Fn(&CloneId) -> Option<Reply> + Send + Sync + 'static) -> World {
-    let clones = ["orders", "stock", "users"].map(|name| CloneView {
+/// Three services, each with a clone in its place; that of `stock` is on `node`.
+async fn three_attached(
+    node: &str,
+    destroy: impl Fn(&CloneId) -> Option<Reply> + Send + Sync + 'static,
+) -> World {
+    let clones = [("orders", "db1"), ("stock", node), ("users", "db1")].map(|(name, node)| CloneView {
         id: format!("{name}-k3v9x2mq").parse().unwrap(),
         resource: name.parse::<ResourceName>().unwrap(),
-        ..clone_view("db1")
+        ..clone_view(node)
     });
     let world = World::new(clones.to_vec(), destroy);
     let services = ["orders", "stock", "users"]
@@ -234,7 +262,7 @@ async fn three_attached(destroy: impl Fn(&CloneId) -> Option<Reply> + Send + Syn
 async fn several_services_give_their_clones_back_at_once() {
     let gate = Gate::of(3);
     let held = gate.clone();
-    let world = three_attached(move |_| held.pass()).await;
+    let world = three_attached("db1", move |_| held.pass()).await;
     let said = world.zdap(&["detach", "--all"]).await;
     assert_eq!(
         (said.code, said.stdout.as_str()),
@@ -246,7 +274,7 @@ async fn several_services_give_their_clones_back_at_once() {
 
 #[tokio::test]
 async fn a_service_whose_clone_cannot_go_back_keeps_all_attached_and_is_named() {
-    let world = three_attached(|clone| match clone.as_str().starts_with("stock") {
+    let world = three_attached("db1", |clone| match clone.as_str().starts_with("stock") {
         true => Some(on_fire()),
         false => Some(Reply::Done(Answer::Destroyed)),
     })
@@ -263,4 +291,19 @@ async fn a_service_whose_clone_cannot_go_back_keeps_all_attached_and_is_named() 
     assert_eq!(world.asked_to_destroy(), 3);
     let text = fs::read_to_string(world.project.path().join("compose.override.yml")).unwrap();
     assert!(text.contains("orders-k3v9x2mq"), "{text}");
+}
+
+#[tokio::test]
+async fn a_clone_whose_node_is_gone_for_good_holds_no_service() {
+    let world = three_attached("db3", |_| Some(Reply::Done(Answer::Destroyed))).await;
+    let said = world.zdap(&["detach", "--all"]).await;
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (Some(0), "users detached\nstock detached\norders detached\n"),
+        "{said:?}"
+    );
+    let told = "clone stock-k3v9x2mq is gone with db3, which is no node of its cluster any more\n";
+    assert!(said.stderr.contains(told), "{said:?}");
+    assert_eq!(world.asked_to_destroy(), 2);
+    assert!(!world.project.path().join("compose.override.yml").exists());
 }

@@ -116,7 +116,7 @@ async fn a_resource_that_no_node_has_is_an_error_which_names_the_nearest() {
             (said.code, said.stderr.as_str()),
             (
                 Some(1),
-                "error: there is no resource `xyz`\n\nhint: `zdap list resources --all` shows all\n"
+                "error: there is no resource `xyz` on @db1\n\nhint: `zdap list resources --all` shows all\n"
             )
         );
         assert_eq!(world.zdap(&["list", what, "no name"]).await.code, Some(2));
@@ -196,6 +196,32 @@ async fn what_only_a_node_that_is_down_has_is_not_said_to_be_unknown() {
         ),
         "{said:?}"
     );
+}
+
+#[tokio::test]
+async fn why_a_resource_may_be_unknown_is_said_of_the_nodes_that_are_asked() {
+    let world = World::new(&[("db2", NodeState::Down), ("db3", NodeState::Suspect)]);
+    let unknown = |place: &str| {
+        format!("error: there is no resource `xyz` {place}\n\nhint: `zdap list resources --all` shows all\n")
+    };
+    let down = "\n  db2 does not answer: it is down";
+    let suspect = "\n  db3 does not answer just now";
+    for what in ["resources", "snaps", "clones"] {
+        for (pin, place) in [
+            (None, format!("on the nodes that answered{down}{suspect}")),
+            (Some("@db1"), "on @db1".to_owned()),
+            (Some("@db2"), format!("on the nodes that answered{down}")),
+            (Some("@db3"), format!("on the nodes that answered{suspect}")),
+        ] {
+            let arguments: Vec<&str> = ["list", what, "xyz"].into_iter().chain(pin).collect();
+            let said = world.zdap(&arguments).await;
+            assert_eq!(
+                (said.code, said.stderr),
+                (Some(1), unknown(&place)),
+                "{arguments:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -172,7 +172,7 @@ fn selected(attached: &[Attached], resources: &[String]) -> Result<Vec<Attached>
 }
 
 /// Returns those of the clones that are still there. One whose node does not answer is an error, unless `force` says to
-/// leave it there; one that its node does not know is gone.
+/// leave it there; one that its node does not know, or whose node its cluster does not have any more, is gone.
 async fn reachable(context: &Context<'_>, wanted: &[Wanted], force: bool) -> Result<Vec<Found>, Failure> {
     context.output.doing("looking for the clones");
     let Reached { clusters, mut silent } = match context.origins()?.reach().await {
@@ -217,6 +217,10 @@ async fn reachable(context: &Context<'_>, wanted: &[Wanted], force: bool) -> Res
                 let gone = format!("clone {} is gone already", attached.clone);
                 context.output.say(&gone);
             }
+            Some((_, Fate::GoneWithNode)) => context.output.say(&format!(
+                "clone {} is gone with {}, which is no node of its cluster any more",
+                attached.clone, attached.node
+            )),
             Some((_, Fate::OfAnother(owner))) if !force => return Err(of_another(attached, &owner)),
             Some((_, Fate::Gone | Fate::OfAnother(_))) | None => missing.push(attached),
         }

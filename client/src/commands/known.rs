@@ -1,6 +1,6 @@
 //! Which resources there are: a name that nobody knows is told from one of which there is nothing to list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use zdap_proto::message::{NodeState, NodeView, ResourceView, SilentNode};
@@ -9,22 +9,30 @@ use zdap_proto::refusal::RefusalKind;
 
 use crate::error::{Failure, Kind};
 use crate::origin::{Reached, Silent, Target};
+use crate::words::Pin;
 
 /// The resources of the nodes that answer, and, as far as these know, of those that are down.
 pub(super) struct Known {
     names: BTreeSet<ResourceName>,
-    aliases: Vec<(String, ResourceName)>,
-    /// Those that may have others.
+    /// Each may be that of another resource on another node.
+    aliases: BTreeMap<String, BTreeSet<ResourceName>>,
+    /// Those that may have others; where a node is pinned, no other than that.
     silent: Vec<Silent>,
+    pin: Option<Pin>,
 }
 
 impl Known {
-    /// Asks every cluster that was reached.
-    pub(super) async fn ask(reached: &Reached) -> Result<Self, Failure> {
+    /// Asks every cluster that was reached: what is not on the node that is pinned may be known on another.
+    pub(super) async fn ask(reached: &Reached, pin: Option<&Pin>) -> Result<Self, Failure> {
+        let targets = reached.targets(pin).await?;
         let mut known = Self {
             names: BTreeSet::new(),
-            aliases: Vec::new(),
-            silent: reached.silent.clone(),
+            aliases: BTreeMap::new(),
+            silent: match pin {
+                Some(_) => Vec::new(),
+                None => reached.silent.clone(),
+            },
+            pin: pin.cloned(),
         };
         let asked = reached
             .clusters
@@ -33,11 +41,17 @@ impl Known {
         let answers = join_all(asked).await;
         let is_any_heard = answers.iter().any(Result::is_ok);
         for (cluster, answer) in reached.clusters.iter().zip(answers) {
+            let target = targets.iter().find(|target| target.cluster.id() == cluster.id());
             match answer {
-                Ok((resources, nodes)) => known.add(&resources, nodes),
+                Ok((resources, nodes)) => {
+                    known.add(&resources, nodes);
+                    let silent = target.map(|target| silent_nodes(target, nodes, ""));
+                    known.silent.extend(silent.unwrap_or_default());
+                }
                 Err(error) if is_any_heard => {
                     let address = cluster.node().await.address().to_owned();
-                    known.silent.push(Silent::failed(&address, &error));
+                    let silent = target.map(|_| Silent::failed(&address, &error));
+                    known.silent.extend(silent);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -47,34 +61,33 @@ impl Known {
 
     /// Returns the resource that is called so, by its name or its alias.
     pub(super) fn called(&self, word: &str) -> Result<ResourceName, Failure> {
-        let by_name = self.names.iter().find(|name| name.as_str() == word);
-        let by_alias = || self.aliases.iter().find(|(alias, _)| alias == word);
-        match by_name.or_else(|| by_alias().map(|(_, name)| name)) {
-            Some(name) => Ok(name.clone()),
-            None => match word.parse::<ResourceName>() {
-                Ok(_) => Err(self.unknown(word)),
-                Err(error) => Err(error.into()),
-            },
+        self.find(word)?.ok_or_else(|| self.unknown(word))
+    }
+
+    /// Returns the resource that is called so, if there is one. An alias that is that of several is an error.
+    pub(super) fn find(&self, word: &str) -> Result<Option<ResourceName>, Failure> {
+        if let Some(name) = self.names.iter().find(|name| name.as_str() == word) {
+            return Ok(Some(name.clone()));
+        }
+        let Some(called) = self.aliases.get(word) else {
+            return Ok(None);
+        };
+        match called.len() {
+            0 | 1 => Ok(called.first().cloned()),
+            _ => Err(several(word, called)),
         }
     }
 
-    fn add(&mut self, resources: &[ResourceView], nodes: &[NodeView]) {
-        self.names.extend(resources.iter().map(|view| view.name.clone()));
-        let aliases = resources.iter().filter_map(|view| {
-            let alias = view.alias.clone()?;
-            Some((alias, view.name.clone()))
-        });
-        self.aliases.extend(aliases);
-        self.names
-            .extend(nodes.iter().flat_map(|node| node.resources.clone()));
-        self.silent.extend(nodes.iter().filter_map(silence));
-    }
-
-    fn unknown(&self, word: &str) -> Failure {
+    /// Says that nothing is called so, or that nothing can be.
+    pub(super) fn unknown(&self, word: &str) -> Failure {
+        if let Err(error) = word.parse::<ResourceName>() {
+            return error.into();
+        }
         let none = format!("there is no resource `{word}`");
-        let failure = match self.silent.as_slice() {
-            [] => Failure::not_found(none),
-            silent => {
+        let failure = match (self.silent.as_slice(), &self.pin) {
+            ([], None) => Failure::not_found(none),
+            ([], Some(pin)) => Failure::not_found(format!("{none} on {pin}")),
+            (silent, _) => {
                 let reasons: String = silent.iter().map(|silent| format!("\n  {silent}")).collect();
                 Failure::new(format!("{none} on the nodes that answered{reasons}"))
                     .of_kind(Kind::Refused(RefusalKind::Unavailable))
@@ -87,9 +100,21 @@ impl Known {
         })
     }
 
+    fn add(&mut self, resources: &[ResourceView], nodes: &[NodeView]) {
+        self.names.extend(resources.iter().map(|view| view.name.clone()));
+        for view in resources {
+            if let Some(alias) = &view.alias {
+                let called = self.aliases.entry(alias.clone()).or_default();
+                called.insert(view.name.clone());
+            }
+        }
+        self.names
+            .extend(nodes.iter().flat_map(|node| node.resources.clone()));
+    }
+
     /// Returns the names that `word` may be a slip of, the likeliest first.
     fn nearest(&self, word: &str) -> Vec<&str> {
-        let aliases = self.aliases.iter().map(|(alias, _)| alias.as_str());
+        let aliases = self.aliases.keys().map(String::as_str);
         let known: BTreeSet<&str> = self
             .names
             .iter()
@@ -110,13 +135,23 @@ impl Known {
     }
 }
 
-/// Returns the nodes of a target that do not say now what they have, as the others see it.
-pub(super) fn silent_nodes(target: &Target, nodes: &[NodeView]) -> Vec<Silent> {
-    let counting = nodes.iter().filter(|node| target.counts(&node.name));
-    counting.filter_map(silence).collect()
+fn several(alias: &str, called: &BTreeSet<ResourceName>) -> Failure {
+    let names: Vec<&str> = called.iter().map(ResourceName::as_str).collect();
+    Failure::new(format!(
+        "`{alias}` is another name of several resources: `{}`",
+        names.join("`, `")
+    ))
+    .hinted("use the name of the one that is meant")
 }
 
-fn silence(node: &NodeView) -> Option<Silent> {
+/// Returns the nodes of a target that do not say now what they have, as the others see it. `meanwhile` is added for one that
+/// has only just fallen silent.
+pub(super) fn silent_nodes(target: &Target, nodes: &[NodeView], meanwhile: &str) -> Vec<Silent> {
+    let counting = nodes.iter().filter(|node| target.counts(&node.name));
+    counting.filter_map(|node| silence(node, meanwhile)).collect()
+}
+
+fn silence(node: &NodeView, meanwhile: &str) -> Option<Silent> {
     let name = node.name.clone();
     match node.state {
         NodeState::Alive | NodeState::Draining => None,
@@ -125,7 +160,7 @@ fn silence(node: &NodeView) -> Option<Silent> {
             reason: "it is down".to_owned(),
         })),
         NodeState::Suspect => Some(Silent {
-            reason: format!("{name} does not answer just now: what is shown of it is what it last said"),
+            reason: format!("{name} does not answer just now{meanwhile}"),
             node: Some(name),
             hint: None,
         }),
@@ -141,11 +176,19 @@ const SUGGESTED: usize = 3;
 mod tests {
     use super::*;
 
-    fn known(names: &[&str], silent: Vec<Silent>) -> Known {
+    fn names(names: &[&str]) -> BTreeSet<ResourceName> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn known(served: &[&str], silent: Vec<Silent>) -> Known {
         Known {
-            names: names.iter().map(|name| name.parse().unwrap()).collect(),
-            aliases: vec![("shop".to_owned(), "orders".parse().unwrap())],
+            names: names(served),
+            aliases: BTreeMap::from([
+                ("shop".to_owned(), names(&["orders"])),
+                ("store".to_owned(), names(&["orders", "stock"])),
+            ]),
             silent,
+            pin: None,
         }
     }
 
@@ -162,5 +205,17 @@ mod tests {
         let called = |names: &[&str]| known(names, Vec::new()).called("shop").ok();
         assert_eq!(called(&["orders"]), Some("orders".parse().unwrap()));
         assert_eq!(called(&["orders", "shop"]), Some("shop".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_alias_of_several_resources_is_refused_unless_it_is_a_name() {
+        let failure = known(&["orders", "stock"], Vec::new()).find("store").unwrap_err();
+        assert_eq!(failure.kind.exit_code(), 1);
+        assert_eq!(
+            failure.message,
+            "`store` is another name of several resources: `orders`, `stock`"
+        );
+        let named = known(&["orders", "stock", "store"], Vec::new()).find("store");
+        assert_eq!(named.ok().flatten(), Some("store".parse().unwrap()));
     }
 }

@@ -31,7 +31,7 @@ pub(super) async fn resources(context: &Context<'_>, arguments: &ListArguments) 
     let reached = context.reach().await?;
     context.output.doing("asking for the resources");
     if let Some(subject) = &words.subject {
-        scope.resource = Some(Known::ask(&reached).await?.called(subject)?);
+        scope.resource = Some(Known::ask(&reached, words.pin.as_ref()).await?.called(subject)?);
     }
     let asked = ask_all(
         context,
@@ -74,7 +74,7 @@ pub(super) async fn snapshots(context: &Context<'_>, arguments: &ListArguments) 
     let reached = context.reach().await?;
     context.output.doing("asking for the snapshots");
     if let Some(subject) = &words.subject {
-        scope.resource = Some(Known::ask(&reached).await?.called(subject)?);
+        scope.resource = Some(Known::ask(&reached, words.pin.as_ref()).await?.called(subject)?);
     }
     let resource = scope.resource.clone();
     let ask = async |cluster: &Cluster| cluster.snapshots(resource.clone()).await;
@@ -118,17 +118,17 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
     context.output.doing("asking for the clones");
     let mut is_one_wanted = false;
     if let Some(subject) = words.subject.take() {
-        let called = Known::ask(&reached).await?.called(&subject);
-        match (called, subject.parse::<CloneId>()) {
-            (Ok(resource), _) => {
+        let known = Known::ask(&reached, words.pin.as_ref()).await?;
+        match (known.find(&subject)?, subject.parse::<CloneId>()) {
+            (Some(resource), _) => {
                 words.subject = Some(resource.to_string());
                 scope.resource = Some(resource);
             }
-            (Err(_), Ok(_)) => {
+            (None, Ok(_)) => {
                 words.subject = Some(subject);
                 is_one_wanted = true;
             }
-            (Err(unknown), Err(_)) => return Err(unknown),
+            (None, Err(_)) => return Err(known.unknown(&subject)),
         }
     }
     let whose = match arguments.all {
@@ -213,7 +213,7 @@ async fn ask_all<T: Clone>(
     let ask = async |target: &Target| {
         let (mut views, nodes) = tokio::try_join!(ask(&target.cluster), target.cluster.nodes())?;
         views.retain(|view| target.counts(node(view)));
-        Ok((views, silent_nodes(target, nodes)))
+        Ok((views, silent_nodes(target, nodes, LAST_SAID)))
     };
     let answers = ask_each(context.output, &targets, ask).await?;
     let (views, silent): (Vec<Vec<T>>, Vec<Vec<Silent>>) = answers.into_iter().unzip();
@@ -271,3 +271,6 @@ async fn as_services(scope: &Scope, found: &[Found]) -> Result<String, Failure> 
     }
     Ok(documents.join("---\n"))
 }
+
+/// What a node that was alive until just now has is listed.
+const LAST_SAID: &str = ": what is shown of it is what it last said";

@@ -258,15 +258,15 @@ async fn find_ours(reached: &Reached, words: &Words) -> Result<(Vec<Found>, Vec<
     let Some(subject) = words.subject.as_deref().filter(|_| found.is_empty()) else {
         return Ok((found, silent));
     };
-    match Known::ask(reached).await?.called(subject) {
-        Ok(resource) if resource.as_str() != subject => {
+    match Known::ask(reached, words.pin.as_ref()).await?.find(subject)? {
+        Some(resource) if resource.as_str() != subject => {
             let words = Words {
                 subject: Some(resource.to_string()),
                 ..words.clone()
             };
             find_clones(reached, &words, Whose::OursOrNamed).await
         }
-        Ok(_) | Err(_) => Ok((found, silent)),
+        Some(_) | None => Ok((found, silent)),
     }
 }
 

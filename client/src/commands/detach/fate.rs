@@ -1,8 +1,8 @@
 //! What has become of the clones that are to be given back, as far as their clusters say.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use zdap_proto::message::{CloneView, NodeState};
+use zdap_proto::message::{CloneView, NodeState, NodeView};
 use zdap_proto::name::ClusterId;
 
 use crate::cluster::Cluster;
@@ -23,22 +23,22 @@ pub(super) struct Answer {
     /// Whose clones they are; none: everybody's.
     owner: Option<String>,
     clones: Vec<CloneView>,
-    /// The nodes that have answered.
-    heard: BTreeSet<String>,
+    /// The nodes that there are, and whether each has answered.
+    nodes: BTreeMap<String, bool>,
     pub(super) silent: Vec<Silent>,
 }
 
 pub(super) async fn ask(cluster: &Cluster) -> Result<Answer, NodeError> {
     let subject = cluster.identity().subject();
     let (nodes, answer) = tokio::try_join!(cluster.nodes(), cluster.clones(subject.is_admin()))?;
-    let mut heard: BTreeSet<String> = nodes
+    let is_heard = |node: &NodeView| {
+        let is_silent = answer.silent.iter().any(|silent| silent.node == node.name);
+        node.state != NodeState::Down && !is_silent
+    };
+    let nodes = nodes
         .iter()
-        .filter(|node| node.state != NodeState::Down)
-        .map(|node| node.name.to_string())
+        .map(|node| (node.name.to_string(), is_heard(node)))
         .collect();
-    for silent in &answer.silent {
-        heard.remove(silent.node.as_str());
-    }
     Ok(Answer {
         cluster: cluster.id().clone(),
         owner: match subject.is_admin() {
@@ -46,7 +46,7 @@ pub(super) async fn ask(cluster: &Cluster) -> Result<Answer, NodeError> {
             false => subject.owner().map(ToString::to_string),
         },
         clones: answer.clones,
-        heard,
+        nodes,
         silent: answer.silent.into_iter().map(Silent::from).collect(),
     })
 }
@@ -56,8 +56,23 @@ pub(super) async fn ask(cluster: &Cluster) -> Result<Answer, NodeError> {
 pub(super) enum Fate {
     There(Box<CloneView>),
     Gone,
+    /// Its cluster has forgotten its node, which is gone for good.
+    GoneWithNode,
     /// It is not ours to see: we are somebody else to its node now.
     OfAnother(String),
+}
+
+impl Answer {
+    fn has_heard(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|is_heard| *is_heard)
+    }
+
+    /// Returns whether the cluster has no such node any more. While any is silent, what is said of the nodes is not taken for
+    /// the whole of it.
+    fn has_forgotten(&self, node: &str) -> bool {
+        let is_whole = self.silent.is_empty() && self.nodes.values().all(|is_heard| *is_heard);
+        is_whole && !self.nodes.contains_key(node)
+    }
 }
 
 impl Wanted {
@@ -71,7 +86,8 @@ impl Wanted {
         self.cluster.is_none() && silent.iter().any(may_have_it)
     }
 
-    /// Returns what the answer says of the clone; nothing if its node was not heard. Names of nodes repeat across clusters.
+    /// Returns what the answer says of the clone; nothing if its node was not heard and may be there. Names of nodes repeat
+    /// across clusters.
     pub(super) fn fate(&self, answer: &Answer) -> Option<Fate> {
         let clone = answer
             .clones
@@ -80,12 +96,13 @@ impl Wanted {
         if let Some(clone) = clone {
             return Some(Fate::There(Box::new(clone.clone())));
         }
-        let is_cluster = self
-            .cluster
-            .as_ref()
-            .is_none_or(|cluster| *cluster == answer.cluster);
-        if !answer.heard.contains(&self.attached.node) || !is_cluster {
-            return None;
+        let node = &self.attached.node;
+        match &self.cluster {
+            Some(cluster) if *cluster != answer.cluster => return None,
+            // Of a cluster that need not be the clone's this would say nothing.
+            Some(_) if answer.has_forgotten(node) => return Some(Fate::GoneWithNode),
+            Some(_) | None if !answer.has_heard(node) => return None,
+            Some(_) | None => {}
         }
         match &answer.owner {
             Some(owner) if *owner != self.attached.owner => Some(Fate::OfAnother(owner.clone())),
@@ -105,8 +122,16 @@ mod tests {
             cluster: cluster.parse().unwrap(),
             owner: Some(owner.to_owned()),
             clones: Vec::new(),
-            heard: BTreeSet::from([node.to_owned()]),
+            nodes: BTreeMap::from([(node.to_owned(), true)]),
             silent: Vec::new(),
+        }
+    }
+
+    fn silent(node: Option<&str>) -> Silent {
+        Silent {
+            node: node.map(|node| node.parse().unwrap()),
+            reason: "no answer".to_owned(),
+            hint: None,
         }
     }
 
@@ -117,7 +142,11 @@ mod tests {
             cluster: Some("abc".parse().unwrap()),
         };
         assert_eq!(wanted.fate(&answer("db1", "abc", "ada")), Some(Fate::Gone));
-        assert_eq!(wanted.fate(&answer("db2", "abc", "ada")), None);
+        let down = Answer {
+            nodes: BTreeMap::from([("db1".to_owned(), false), ("db2".to_owned(), true)]),
+            ..answer("db2", "abc", "ada")
+        };
+        assert_eq!(wanted.fate(&down), None);
         assert_eq!(
             wanted.fate(&answer("db1", "xyz", "ada")),
             None,
@@ -132,15 +161,32 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_of_an_unknown_cluster_is_not_taken_for_gone_while_a_cluster_is_silent() {
+    fn a_clone_is_gone_with_its_node_once_its_own_cluster_has_none_of_that_name_and_none_that_is_silent() {
         let of = |cluster: Option<&str>| Wanted {
             attached: attached("orders"),
             cluster: cluster.map(|cluster| cluster.parse().unwrap()),
         };
-        let silent = |node: Option<&str>| Silent {
-            node: node.map(|node| node.parse().unwrap()),
-            reason: "no answer".to_owned(),
-            hint: None,
+        let others = || answer("db2", "abc", "ada");
+        assert_eq!(of(Some("abc")).fate(&others()), Some(Fate::GoneWithNode));
+        assert_eq!(of(Some("xyz")).fate(&others()), None, "another cluster");
+        assert_eq!(of(None).fate(&others()), None, "any cluster");
+        let down = Answer {
+            nodes: BTreeMap::from([("db2".to_owned(), true), ("db3".to_owned(), false)]),
+            ..others()
+        };
+        assert_eq!(of(Some("abc")).fate(&down), None);
+        let silent = Answer {
+            silent: vec![silent(Some("db1"))],
+            ..others()
+        };
+        assert_eq!(of(Some("abc")).fate(&silent), None);
+    }
+
+    #[test]
+    fn a_clone_of_an_unknown_cluster_is_not_taken_for_gone_while_a_cluster_is_silent() {
+        let of = |cluster: Option<&str>| Wanted {
+            attached: attached("orders"),
+            cluster: cluster.map(|cluster| cluster.parse().unwrap()),
         };
         assert!(of(None).may_be_at(&[silent(None)]), "a whole cluster");
         assert!(of(None).may_be_at(&[silent(Some("db1"))]));
