@@ -263,16 +263,17 @@ impl Tunnel {
 }
 
 /// Returns when not a single packet has come for [`DEAF`] and two round trips, although some were due: whatever is sent is
-/// acknowledged.
+/// acknowledged, and sent again if it is not. A node that takes its time to answer has nothing to send.
 async fn deaf(connection: &Connection) {
-    let mut heard = connection.stats().udp_rx.datagrams;
     loop {
-        sleep(DEAF + 2 * connection.rtt()).await;
-        let now = connection.stats().udp_rx.datagrams;
-        if now == heard {
+        let before = connection.stats();
+        sleep(DEAF).await;
+        let has_sent = connection.stats().udp_tx.datagrams > before.udp_tx.datagrams;
+        // For what was sent last.
+        sleep(2 * connection.rtt()).await;
+        if has_sent && connection.stats().udp_rx.datagrams == before.udp_rx.datagrams {
             return;
         }
-        heard = now;
     }
 }
 

@@ -25,6 +25,8 @@ use crate::cluster::{Cluster, soon};
 enum Says {
     /// Its own letter, and then whatever it hears.
     Letter(u8),
+    /// The same, once it has found out whether it reaches the clone's node, which takes seconds.
+    LetterAtLast(u8),
     /// That it cannot reach the clone's node.
     Unavailable,
 }
@@ -95,8 +97,11 @@ impl Drop for Process {
 
 async fn answer(says: Says, mut send: SendStream, mut recv: RecvStream) {
     let _: TunnelHello = frame::read(&mut recv, REQUEST_CAP).await.unwrap();
+    if let Says::LetterAtLast(_) = says {
+        tokio::time::sleep(Duration::from_secs(3)).await; // what this is about
+    }
     match says {
-        Says::Letter(letter) => {
+        Says::Letter(letter) | Says::LetterAtLast(letter) => {
             frame::write(&mut send, &TunnelReply::Open, REPLY_CAP)
                 .await
                 .unwrap();
@@ -219,6 +224,15 @@ async fn a_node_that_does_not_reach_the_clones_own_is_left_for_the_next() {
     let tunnel = tunnel(cluster.user(), &[closed, cut_off.address, other.address]);
     assert_eq!(Session::open(&tunnel).await.letter, b'x');
     soon(cut_off.asked.notified()).await;
+}
+
+#[tokio::test]
+async fn a_node_that_takes_seconds_to_answer_is_not_taken_for_dead() {
+    let cluster = Cluster::found();
+    let slow = Process::start(&cluster, any_port(), Says::LetterAtLast(b'x'));
+    let tunnel = tunnel(cluster.user(), &[slow.address]);
+    assert_eq!(Session::open(&tunnel).await.letter, b'x');
+    assert_eq!(slow.ends.lock().unwrap().len(), 1, "connections");
 }
 
 #[tokio::test]
