@@ -20,7 +20,7 @@ use quinn::{Connection, Endpoint};
 use zdap_proto::connect::{connect, explain};
 use zdap_proto::control::{CallError, call, call_on_behalf_of};
 use zdap_proto::identity::{Identity, Subject};
-use zdap_proto::message::{Answer, CloneView, Invited, NodeView, Progress, Request, TokenText};
+use zdap_proto::message::{Answer, CloneView, Invited, NodeView, Progress, Request, ResourceView, TokenText};
 use zdap_proto::name::{CloneId, NodeName, RequestId, ResourceName, SnapshotTime, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
@@ -141,9 +141,12 @@ impl Running {
         let Answer::Resources(resources) = self.ask(&Request::ListResources).await? else {
             bail!(ANOTHER_ANSWER);
         };
+        if let Some(only) = only {
+            known(&resources, only)?;
+        }
         let shown = resources
             .into_iter()
-            .filter(|resource| only.is_none_or(|name| name == &resource.name));
+            .filter(|resource| only.is_none_or(|name| is_called(resource, name)));
         print_table(
             &["RESOURCE", "ALIAS", "IMAGE", "SNAPSHOTS", "NEWEST"],
             shown.map(|resource| {
@@ -167,9 +170,15 @@ impl Running {
 
     /// Prints the snapshots of this node.
     pub async fn list_snapshots(&self, resource: Option<ResourceName>) -> anyhow::Result<()> {
-        let Answer::Snapshots(snapshots) = self.ask(&Request::ListSnapshots { resource }).await? else {
+        let request = Request::ListSnapshots {
+            resource: resource.clone(),
+        };
+        let Answer::Snapshots(snapshots) = self.ask(&request).await? else {
             bail!(ANOTHER_ANSWER);
         };
+        if snapshots.is_empty() {
+            self.must_know(resource.as_ref()).await?;
+        }
         print_table(
             &["RESOURCE", "SNAPSHOT", "SIZE", "CLONES"],
             snapshots.into_iter().map(|snapshot| {
@@ -187,7 +196,10 @@ impl Running {
 
     /// Prints the clones of this node, of all owners.
     pub async fn list_clones(&self, resource: Option<ResourceName>) -> anyhow::Result<()> {
-        let clones = self.clones(resource).await?;
+        let clones = self.clones(resource.clone()).await?;
+        if clones.is_empty() {
+            self.must_know(resource.as_ref()).await?;
+        }
         print_table(
             &[
                 "CLONE", "RESOURCE", "OWNER", "SNAPSHOT", "CREATED", "STATE", "EXPIRES",
@@ -208,6 +220,15 @@ impl Running {
             }),
         );
         Ok(())
+    }
+
+    /// Fails if there is nothing to show of a resource because this node does not serve it.
+    async fn must_know(&self, resource: Option<&ResourceName>) -> anyhow::Result<()> {
+        let Some(resource) = resource else { return Ok(()) };
+        let Answer::Resources(resources) = self.ask(&Request::ListResources).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        known(&resources, resource)
     }
 
     /// Prints the nodes of the cluster.
@@ -401,6 +422,24 @@ fn show(bar: &ProgressBar, resource: &ResourceName, step: &Progress) {
         bar.set_message(step.stage.clone());
     } else if !bar.is_hidden() {
         bar.set_message(format!("{}{grown}", step.stage));
+    }
+}
+
+fn is_called(resource: &ResourceView, name: &ResourceName) -> bool {
+    resource.name == *name || resource.alias.as_deref() == Some(name.as_str())
+}
+
+fn known(resources: &[ResourceView], name: &ResourceName) -> anyhow::Result<()> {
+    if resources.iter().any(|resource| is_called(resource, name)) {
+        return Ok(());
+    }
+    let names: Vec<&str> = resources.iter().map(|resource| resource.name.as_str()).collect();
+    match names.is_empty() {
+        true => bail!("this node serves no resource `{name}`, and no other"),
+        false => bail!(
+            "this node serves no resource `{name}`; it serves {}",
+            names.join(", ")
+        ),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What `zdapd` says when it cannot start.
+//! What `zdapd` says when it cannot start, or cannot do what is asked.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -93,6 +93,23 @@ fn a_port_in_use_a_missing_directory_and_a_node_that_does_not_run_are_named() {
     let (code, said) = ends(&site.flags(), &["serve", "--join", "zdap1-nonsense"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("the token is cut off or mistyped"), "{said}");
+}
+
+#[test]
+fn a_resource_that_is_not_served_is_told_from_one_of_which_there_is_nothing() {
+    let test = "a_resource_that_is_not_served_is_told_from_one_of_which_there_is_nothing";
+    let Some(mut site) = Site::new(test, Disk::Directory, Engine::Process) else {
+        return;
+    };
+    site.start();
+    for what in ["resources", "snaps", "clones"] {
+        let said = site.ask(&["list", what, "nope"]).unwrap_err();
+        assert!(
+            said.contains("this node serves no resource `nope`; it serves orders"),
+            "{said}"
+        );
+        site.ask(&["list", what, "orders"]).unwrap();
+    }
 }
 
 #[test]
