@@ -20,7 +20,9 @@ use quinn::{Connection, Endpoint};
 use zdap_proto::connect::{connect, explain};
 use zdap_proto::control::{CallError, call, call_on_behalf_of};
 use zdap_proto::identity::{Identity, Subject};
-use zdap_proto::message::{Answer, CloneView, Invited, NodeView, Progress, Request, ResourceView, TokenText};
+use zdap_proto::message::{
+    Answer, CloneView, Invited, NodeState, NodeView, Progress, Request, ResourceView, TokenText,
+};
 use zdap_proto::name::{CloneId, NodeName, RequestId, ResourceName, SnapshotTime, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
@@ -121,6 +123,12 @@ impl Running {
         snapshot: Option<SnapshotTime>,
         owner: Option<UserName>,
     ) -> anyhow::Result<()> {
+        let Answer::Nodes(this) = self.ask(&Request::ListNodes).await? else {
+            bail!(ANOTHER_ANSWER);
+        };
+        if this.iter().any(|node| node.state == NodeState::Draining) {
+            bail!("this node is being drained; `zdapd undrain` ends that");
+        }
         let request = Request::CreateClone {
             resource,
             snapshot,

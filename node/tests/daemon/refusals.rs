@@ -113,6 +113,21 @@ fn a_resource_that_is_not_served_is_told_from_one_of_which_there_is_nothing() {
 }
 
 #[test]
+fn a_node_that_is_drained_makes_no_clone() {
+    let test = "a_node_that_is_drained_makes_no_clone";
+    let Some(mut site) = Site::new(test, Disk::Directory, Engine::Process) else {
+        return;
+    };
+    site.start();
+    site.restore("orders");
+    site.ask(&["drain"]).unwrap();
+    let said = site.ask(&["create", "clone", "orders"]).unwrap_err();
+    assert!(said.contains("this node is being drained"), "{said}");
+    site.ask(&["undrain"]).unwrap();
+    site.clone_of("orders");
+}
+
+#[test]
 fn what_is_typed_wrong_ends_with_2_and_names_the_flag() {
     let ok = ["--data-dir=/tmp/d", "--config-dir=/tmp/c", "--state-dir=/tmp/s"];
     let with =
