@@ -73,9 +73,12 @@ async fn start(nodes: usize) -> Crowd {
         nodes: vec![first],
     };
     for (machine, token) in crowd.machines.iter().skip(1).zip(&tokens) {
-        crowd
-            .nodes
-            .push(machine.start_with(Faults::none(), 0, Some(token)).await.unwrap());
+        let node = machine.start_with(Faults::none(), 0, Some(token)).await.unwrap();
+        crowd.nodes.push(node);
+        // One after the other: each connects to all, and a few processors stand in for hundreds.
+        while crowd.alive_at(crowd.nodes.len() - 1).await < crowd.nodes.len() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
     crowd
 }
@@ -83,17 +86,21 @@ async fn start(nodes: usize) -> Crowd {
 impl Crowd {
     /// Asks a few, each of which has heard of all by ways of its own.
     async fn all_agree(&self) -> bool {
-        for node in self.nodes.iter().step_by(self.nodes.len().div_ceil(10)) {
-            let answer = node.operator().await.ask(&Request::ListNodes).await;
-            let Ok(Answer::Nodes(seen)) = answer else {
-                return false;
-            };
-            let alive = seen.iter().filter(|node| node.state == NodeState::Alive).count();
-            if alive != self.nodes.len() {
+        for at in (0..self.nodes.len()).step_by(self.nodes.len().div_ceil(10)) {
+            if self.alive_at(at).await != self.nodes.len() {
                 return false;
             }
         }
         true
+    }
+
+    /// Returns how many nodes one of them holds for alive.
+    async fn alive_at(&self, at: usize) -> usize {
+        let answer = self.nodes[at].operator().await.ask(&Request::ListNodes).await;
+        let Ok(Answer::Nodes(seen)) = answer else {
+            return 0;
+        };
+        seen.iter().filter(|node| node.state == NodeState::Alive).count()
     }
 }
 
