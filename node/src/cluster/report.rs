@@ -1,14 +1,15 @@
 //! What this node says of itself: its figures, and its resources, snapshots and users.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use zdap_proto::digest::{NodeFlags, NodeReport};
-use zdap_proto::name::ResourceName;
+use zdap_proto::name::{ResourceName, UserName};
 
+use super::Board;
 use crate::catalog::{Catalog, Facts, PoolSize, ResourceFacts};
 use crate::enrol;
 use crate::node::Node;
@@ -19,9 +20,9 @@ use crate::resource::catalogue::Catalogue;
 /// Looks at this node twice a second, and at once when something has changed, until dropped.
 pub async fn keep_telling(node: Arc<Node>) {
     let mut catalogue = node.catalogue.clone();
-    let mut resources = Resources::default();
+    let mut told = Told::default();
     loop {
-        tell(&node, &mut resources);
+        tell(&node, &mut told);
         tokio::select! {
             biased;
             () = node.cluster.board.changed.notified() => {}
@@ -33,35 +34,50 @@ pub async fn keep_telling(node: Arc<Node>) {
     }
 }
 
-/// What is told of the resources of a catalogue. Schedules take a while to think through.
+/// What is not thought through anew each time.
 #[derive(Debug, Default)]
-pub struct Resources {
+pub struct Told {
+    /// The resources of a catalogue: schedules take a while.
     of: Option<Arc<Catalogue>>,
-    facts: BTreeMap<ResourceName, ResourceFacts>,
+    resources: BTreeMap<ResourceName, ResourceFacts>,
+    /// All users that were known then.
+    users: BTreeSet<UserName>,
+    users_at: Option<Instant>,
+}
+
+impl Told {
+    /// Returns the users to tell of. Who is new here is told at once; who is new elsewhere is told by that node, and here
+    /// only in case that one is lost. If all told at once of everybody, each new user would change every catalog, and have
+    /// it fetched by every node.
+    fn users(&mut self, here: &BTreeSet<UserName>, board: &Board) -> BTreeSet<UserName> {
+        let is_due = self.users_at.is_none_or(|at| at.elapsed() >= TOLD_ON);
+        if is_due || !here.is_subset(&self.users) {
+            self.users = board.users.all();
+            self.users_at = Some(Instant::now());
+        }
+        self.users.clone()
+    }
 }
 
 /// Tells how this node is now.
-pub fn tell(node: &Node, resources: &mut Resources) {
+pub fn tell(node: &Node, told: &mut Told) {
     let catalogue = node.catalogue.borrow().clone();
-    if !resources
-        .of
-        .as_ref()
-        .is_some_and(|of| Arc::ptr_eq(of, &catalogue))
-    {
+    if !told.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &catalogue)) {
         let facts = catalogue.resources.values();
-        resources.facts = facts
+        told.resources = facts
             .map(|resource| (resource.name.clone(), facts_of(resource)))
             .collect();
-        resources.of = Some(catalogue);
+        told.of = Some(catalogue);
     }
     let board = &node.cluster.board;
     let users = node.invites.users().into_iter();
-    board.note_users(&users.chain(enrol::owners(node)).collect());
+    let users = users.chain(enrol::owners(node)).collect();
+    board.note_users(&users);
     let facts = Facts {
         address: node.address.clone(),
-        resources: resources.facts.clone(),
+        resources: told.resources.clone(),
         snapshots: node.bases.list().into_iter().collect(),
-        users: board.users.all(),
+        users: told.users(&users, board),
         revoked: board.revoked.all(),
         forgotten: board.forgotten.all(),
     };
@@ -132,5 +148,7 @@ fn mebibytes(bytes: u64) -> u32 {
 const PROTOCOL: u16 = 1;
 /// Less than this part of the disk left counts as full.
 const FULL: u64 = 100;
+/// How long users of other nodes may not be told of here: a node that is lost sooner had told most others itself.
+const TOLD_ON: Duration = Duration::from_secs(60);
 /// How often the figures are looked at that nobody tells the changes of.
 const LOOK: Duration = Duration::from_millis(500);
