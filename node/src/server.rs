@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Endpoint, ReadError, RecvStream, SendStream, VarInt};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -239,8 +239,8 @@ impl Asked {
         let _ = self.send.finish();
         // A dropped stream is reset; wait until what was written has arrived, or is not wanted any more.
         let end = timeout(REQUEST, self.send.stopped()).await;
-        if let (Some(made), Ok(Ok(Some(code)))) = (made, end)
-            && code == ABANDONED
+        if let Some(made) = made
+            && (matches!(end, Ok(Ok(Some(code))) if code == ABANDONED) || is_given_up(&mut receive).await)
         {
             requests::undo(&self.node, &made).await;
         }
@@ -293,6 +293,13 @@ impl Asked {
     async fn reply(&mut self, reply: &Reply) {
         let _ = timeout(REQUEST, self.send.write_all(&framed(reply))).await;
     }
+}
+
+/// Waits until the asker has read the answer and says so by the end of the request; returns whether it gives it up instead,
+/// as one may whose answer has arrived and was not read. One that is lost comes back and asks again.
+async fn is_given_up(request: &mut RecvStream) -> bool {
+    let end = timeout(REQUEST, request.read(&mut [0])).await;
+    matches!(end, Ok(Err(ReadError::Reset(code))) if code == ABANDONED)
 }
 
 /// Returns a reply as a frame; in place of one that is too long, or cannot be one, a refusal that says so.

@@ -1,6 +1,6 @@
 //! The asking half of `zdap/1`: one request, its progress, its answer.
 
-use quinn::{Connection, RecvStream, VarInt};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 
 use crate::frame::{self, FrameError, REPLY_CAP, REQUEST_CAP};
 use crate::identity::Subject;
@@ -23,7 +23,8 @@ pub enum CallError {
 
 /// Asks and waits for the answer, passing on progress as it comes.
 ///
-/// Dropped before the end, it tells the node that nobody waits any more: what was being made for this request is undone.
+/// Dropped before the end, it tells the node that nobody waits any more: what was being made for this request is undone, also
+/// when the answer has come and was not read.
 pub async fn call(
     connection: &Connection,
     request: &Request,
@@ -68,21 +69,25 @@ async fn exchange(
     call: &Call,
     mut progress: impl FnMut(Progress),
 ) -> Result<(Answer, RecvStream), CallError> {
-    let (mut send, receive) = connection.open_bi().await.map_err(CallError::Lost)?;
-    let mut receive = Abandoned(Some(receive));
+    let streams = connection.open_bi().await.map_err(CallError::Lost)?;
+    let mut streams = Abandoned(Some(streams));
     let lost = |error: FrameError| match (connection.close_reason(), error) {
         (Some(reason), _) => CallError::Lost(reason),
         (None, error) => CallError::Misunderstood(error),
     };
-    frame::write(&mut send, call, REQUEST_CAP).await.map_err(lost)?;
-    // A stream that is finished already cannot be finished again; that is all that can go wrong.
-    let _ = send.finish();
-    while let Some(stream) = &mut receive.0 {
-        match frame::read(stream, REPLY_CAP).await.map_err(lost)? {
+    if let Some((send, _)) = &mut streams.0 {
+        frame::write(send, call, REQUEST_CAP).await.map_err(lost)?;
+    }
+    while let Some((_, receive)) = &mut streams.0 {
+        match frame::read(receive, REPLY_CAP).await.map_err(lost)? {
             Reply::Progress(step) => progress(step),
             Reply::Refused(refusal) => return Err(CallError::Refused(refusal)),
-            Reply::Done(answer) => match receive.0.take() {
-                Some(stream) => return Ok((answer, stream)),
+            Reply::Done(answer) => match streams.0.take() {
+                Some((mut send, receive)) => {
+                    // The node hears by it that the answer was read. It fails only if the node does not want to hear more.
+                    let _ = send.finish();
+                    return Ok((answer, receive));
+                }
                 None => break,
             },
         }
@@ -91,16 +96,18 @@ async fn exchange(
 }
 
 /// Tells the node, when dropped, that nobody waits for this answer.
-struct Abandoned(Option<RecvStream>);
+struct Abandoned(Option<(SendStream, RecvStream)>);
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
-        if let Some(stream) = &mut self.0 {
-            // It fails only if the stream has ended, and then there is nobody to tell.
-            let _ = stream.stop(ABANDONED);
+        if let Some((send, receive)) = &mut self.0 {
+            // The one stops an answer that is still to come, the other tells of one that has come and was not read. Each fails
+            // only if there is nothing to tell that way.
+            let _ = receive.stop(ABANDONED);
+            let _ = send.reset(ABANDONED);
         }
     }
 }
 
-/// The code with which an asker stops an answer it no longer waits for.
+/// The code with which an asker stops an answer it no longer waits for, and resets the request.
 pub const ABANDONED: VarInt = VarInt::from_u32(1);

@@ -7,8 +7,9 @@ use zdap_proto::name::CloneId;
 use zdap_proto::refusal::RefusalKind;
 use zdap_proto::token::Token;
 
+use crate::by_hand::enrol;
 use crate::together::Together;
-use crate::world::{Client, Machine, enrol};
+use crate::world::{Client, Machine};
 
 fn forget(node: &str) -> Request {
     Request::Forget {
@@ -155,6 +156,26 @@ async fn a_node_that_was_forgotten_in_the_life_it_still_lives_begins_another() {
         })
         .await;
     together.kill("b").await;
+}
+
+#[tokio::test]
+async fn where_it_cannot_be_written_down_that_a_node_is_forgotten_that_is_said_and_made_good() {
+    let mut together = Together::start(&["a", "b"]).await;
+    together.kill("b").await;
+    let file = together.machines[0].state().join("forgotten");
+    std::fs::create_dir(&file).unwrap();
+    let operator = together.nodes[0].operator().await;
+    let refusal = operator.ask(&forget("b")).await.unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Failed, "{refusal}");
+    assert!(
+        refusal
+            .message
+            .starts_with("the node could not write down that it is forgotten: "),
+        "{refusal}"
+    );
+    std::fs::remove_dir(&file).unwrap();
+    together.forget("b").await;
+    assert!(std::fs::read_to_string(file).unwrap().starts_with("b "));
 }
 
 #[tokio::test]

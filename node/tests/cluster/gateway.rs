@@ -7,8 +7,9 @@ use zdap_proto::name::CloneId;
 use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::Purpose;
 
+use crate::by_hand::{by_hand, opened};
 use crate::together::Together;
-use crate::world::{by_hand, opened, rest};
+use crate::world::rest;
 
 #[tokio::test]
 async fn a_database_is_reached_through_any_node_by_its_owner_and_its_relay() {

@@ -8,7 +8,8 @@ use zdap_proto::identity::Subject;
 use zdap_proto::message::Invited;
 use zdap_proto::transport::Purpose;
 
-use crate::world::{Apart, Machine, turned_away};
+use crate::by_hand::turned_away;
+use crate::world::{Apart, Machine};
 
 /// The first node of a cluster, with a snapshot, and others that have joined it.
 async fn cluster<const OTHERS: usize>(

@@ -12,8 +12,9 @@ use zdap_proto::name::RequestId;
 use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::Purpose;
 
+use crate::by_hand::{by_hand, deaf, opened};
 use crate::together::Together;
-use crate::world::{Machine, bare, by_hand, created, deaf, opened, order, order_at, retry};
+use crate::world::{Machine, bare, created, order, order_at, retry};
 
 #[tokio::test]
 async fn clones_that_are_asked_of_one_node_spread_over_all_and_every_node_answers_for_all() {

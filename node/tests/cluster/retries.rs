@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 use zdap_node::faults::Faults;
 use zdap_proto::connect::connect;
 use zdap_proto::control::{ABANDONED, call};
@@ -13,7 +14,8 @@ use zdap_proto::name::RequestId;
 use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::{self, Purpose};
 
-use crate::world::{Machine, Running, bare, by_hand, created, deaf, opened, order, retry};
+use crate::by_hand::{by_hand, deaf, opened};
+use crate::world::{Machine, Running, SOON, bare, created, order, retry};
 
 #[tokio::test]
 async fn the_same_request_many_times_at_once_and_again_later_gives_one_clone() {
@@ -72,6 +74,32 @@ async fn an_answer_that_is_given_up_half_read_leaves_no_clone() {
     let ada = node.user("ada").await;
     give_up_half_read(&node, &ada.identity, &RequestId::random()).await;
     machine.until(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_has_come_and_is_given_up_unread_leaves_no_clone() {
+    let machine = Machine::new("a");
+    let node = machine.start().await;
+    let ada = node.user("ada").await;
+    let request = order(&RequestId::random());
+    let mut asked = Box::pin(ada.ask(&request));
+    assert!(futures_util::poll!(&mut asked).is_pending(), "it is on its way");
+    machine
+        .until(|clones| clones.iter().any(|clone| clone.state == CloneState::Ready))
+        .await;
+    // By the time that these are answered on the same connection, the answer has come.
+    for _ in 0..3 {
+        ada.ask(&Request::ListNodes).await.unwrap();
+    }
+    drop(asked);
+    timeout(SOON, machine.until(<[_]>::is_empty)).await.unwrap();
+
+    // And one that was read stays.
+    let clone = ada.create().await;
+    ada.ask(&Request::ListNodes).await.unwrap();
+    node.echo(&ada.identity, &clone.id).await.unwrap();
+    node.stop().await;
+    assert_eq!(machine.clones().await.len(), 1);
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use zdap_proto::message::{Answer, Invited, Request, Sought, Wanted};
 use zdap_proto::name::RequestId;
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
+use crate::by_hand::enrol;
 use crate::together::Together;
-use crate::world::{Client, Machine, enrol, order};
+use crate::world::{Client, Machine, order};
 
 #[tokio::test]
 async fn users_and_admins_may_not_ask_what_nodes_ask_each_other() {

@@ -9,8 +9,9 @@ use zdap_proto::message::{Answer, Invited, Request, Wanted};
 use zdap_proto::name::{CloneId, RequestId};
 use zdap_proto::refusal::RefusalKind;
 
+use crate::by_hand::enrol;
 use crate::together::Together;
-use crate::world::{created, enrol, order, order_at, retry};
+use crate::world::{created, order, order_at, retry};
 
 #[tokio::test]
 async fn a_node_that_is_gone_is_named_and_the_rest_is_shown() {

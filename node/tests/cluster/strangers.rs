@@ -11,7 +11,8 @@ use zdap_proto::message::{Invited, Request, Wanted};
 use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Purpose};
 
-use crate::world::{HOUR, Machine, Running, enrol, enrol_key, turned_away};
+use crate::by_hand::{enrol, enrol_key, turned_away};
+use crate::world::{HOUR, Machine, Running};
 
 const PURPOSES: [Purpose; 2] = [Purpose::Control, Purpose::Tunnel];
 

@@ -9,10 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chrono::Utc;
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Runtime;
@@ -27,13 +24,12 @@ use zdap_node::node::Node;
 use zdap_node::state::{self, StateDir};
 use zdap_node::storage::Storage;
 use zdap_node::{Parts, runtime, storage};
-use zdap_proto::connect::{connect, connect_for_enrol, explain};
+use zdap_proto::connect::connect;
 use zdap_proto::control::{CallError, call};
 use zdap_proto::frame::{self, REPLY_CAP, REQUEST_CAP};
 use zdap_proto::identity::{ClusterCa, Identity, Keypair, Subject};
 use zdap_proto::message::{
-    Answer, Call, CloneRecord, CloneView, EnrolReply, EnrolRequest, Enrolled, Invited, Request, TokenText,
-    TunnelHello, TunnelReply, Wanted,
+    Answer, Call, CloneRecord, CloneView, Invited, Request, TokenText, TunnelHello, TunnelReply,
 };
 use zdap_proto::name::{CloneId, RequestId};
 use zdap_proto::refusal::Refusal;
@@ -42,7 +38,7 @@ use zdap_proto::transport::{self, Purpose};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 /// Longer than anything takes, also on a machine that does much else.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// A machine with the resource `orders`: its disk, its engine and its state directory outlive the node that runs on it.
 pub(crate) struct Machine {
@@ -542,109 +538,6 @@ pub(crate) fn created(answer: Answer) -> CloneView {
         panic!("{answer:?}")
     };
     clone
-}
-
-pub(crate) async fn enrol(token: &Token, wanted: Wanted) -> Result<(Keypair, Enrolled), String> {
-    let keypair = Keypair::generate().unwrap();
-    let enrolled = enrol_key(token, keypair.public_key(), wanted).await?;
-    Ok((keypair, enrolled))
-}
-
-pub(crate) async fn enrol_key(
-    token: &Token,
-    public_key: Vec<u8>,
-    wanted: Wanted,
-) -> Result<Enrolled, String> {
-    let endpoint = transport::client_endpoint().unwrap();
-    let connection = connect_for_enrol(&endpoint, token)
-        .await
-        .map_err(|error| error.to_string())?;
-    let request = EnrolRequest {
-        secret: token.secret.to_vec(),
-        public_key,
-        wanted,
-    };
-    let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    frame::write(&mut send, &request, REQUEST_CAP).await.unwrap();
-    match frame::read(&mut receive, REPLY_CAP).await.unwrap() {
-        EnrolReply::Enrolled(enrolled) => Ok(enrolled),
-        EnrolReply::Refused(refusal) => Err(refusal.message),
-    }
-}
-
-/// What somebody may put together who does not use our programs: a connection that trusts the node, shows `identity` or
-/// nothing, and looks at no clock.
-pub(crate) fn by_hand(
-    node: &Running,
-    identity: Option<&Identity>,
-    purpose: Purpose,
-    transport: TransportConfig,
-) -> ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(CertificateDer::from(node.ca.certificate_der().to_vec()))
-        .unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots);
-    let mut tls = match identity {
-        None => builder.with_no_client_auth(),
-        Some(identity) => {
-            let directory = tempfile::tempdir().unwrap();
-            identity.save(directory.path()).unwrap();
-            let file = directory.path().join("identity.pem");
-            let chain = CertificateDer::pem_file_iter(&file).unwrap().map(Result::unwrap);
-            let key = PrivateKeyDer::from_pem_file(&file).unwrap();
-            builder.with_client_auth_cert(chain.collect(), key).unwrap()
-        }
-    };
-    tls.alpn_protocols = vec![purpose.alpn().to_vec()];
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-    config.transport_config(Arc::new(transport));
-    config
-}
-
-pub(crate) async fn opened(node: &Running, config: ClientConfig) -> Connection {
-    let endpoint = transport::client_endpoint().unwrap();
-    let connecting = endpoint.connect_with(config, node.address.parse().unwrap(), &server_name(node));
-    connecting.unwrap().await.unwrap()
-}
-
-/// Takes a byte of each answer, and says every second that it is still there.
-pub(crate) fn deaf() -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    transport
-        .stream_receive_window(VarInt::from_u32(1))
-        .keep_alive_interval(Some(Duration::from_secs(1)));
-    transport
-}
-
-/// The name that every node of a cluster has.
-pub(crate) fn server_name(node: &Running) -> String {
-    format!("node.{}.zdap", node.ca.cluster())
-}
-
-/// Returns the reason with which the node ends a connection that is made by hand.
-pub(crate) async fn turned_away(node: &Running, identity: Option<&Identity>, purpose: Purpose) -> String {
-    let endpoint = transport::client_endpoint().unwrap();
-    let config = by_hand(node, identity, purpose, TransportConfig::default());
-    let connecting = endpoint
-        .connect_with(config, node.address.parse().unwrap(), &server_name(node))
-        .unwrap();
-    let end = match connecting.await {
-        Ok(connection) => {
-            // Whatever is asked meanwhile goes unanswered.
-            let (mut send, mut receive) = connection.open_bi().await.unwrap();
-            let _ = frame::write(&mut send, &bare(Request::ListNodes), REQUEST_CAP).await;
-            let answer = frame::read::<Answer, _>(&mut receive, REPLY_CAP).await;
-            assert!(answer.is_err(), "{answer:?}");
-            connection.closed().await
-        }
-        Err(error) => error,
-    };
-    explain(&node.address, end).to_string()
 }
 
 /// A port is free a moment after the node that had it has ended.
