@@ -152,3 +152,36 @@ const FULL: u64 = 100;
 const TOLD_ON: Duration = Duration::from_secs(60);
 /// How often the figures are looked at that nobody tells the changes of.
 const LOOK: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Cluster, GossipSetup};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_new_here_is_told_at_once_and_who_is_new_elsewhere_a_minute_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cluster, _driver) = Cluster::open(
+            directory.path(),
+            "abc".parse().unwrap(),
+            "a".parse().unwrap(),
+            "10.0.0.1:1".parse().unwrap(),
+            "a:1".to_owned(),
+            GossipSetup::default(),
+        )
+        .unwrap();
+        let names = |names: &[&str]| -> BTreeSet<UserName> {
+            names.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        let (board, mut told) = (&cluster.board, Told::default());
+        assert_eq!(told.users(&names(&[]), board), names(&[]));
+
+        board.note_users(&names(&["elsewhere"]));
+        assert_eq!(told.users(&names(&[]), board), names(&[]));
+        tokio::time::advance(TOLD_ON).await;
+        assert_eq!(told.users(&names(&[]), board), names(&["elsewhere"]));
+
+        board.note_users(&names(&["ada"]));
+        assert_eq!(told.users(&names(&["ada"]), board), names(&["ada", "elsewhere"]));
+    }
+}
