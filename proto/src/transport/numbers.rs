@@ -78,9 +78,9 @@ pub(super) fn window(purpose: Purpose) -> VarInt {
 /// A laptop that changes its address is silent for as long at most: the node answers to the old one until the laptop
 /// speaks. Also under what home routers keep a UDP mapping for.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Nodes have no home router before them: twice within [`IDLE`], so that one may be lost. Every node of a cluster has one
-/// such connection to every other.
-const GOSSIP_KEEP_ALIVE: Duration = Duration::from_secs(12);
+/// Nodes have no home router before them, and every node of a cluster has such a connection to every other: as rarely as
+/// leaves time within [`IDLE`] for QUIC to send it again several times if it is lost.
+const GOSSIP_KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// What cannot be sent within a few packets' time is old news.
 const GOSSIP_SEND_BUFFER: usize = 32 * 1024;
 /// What every path of the internet takes (RFC 9000, section 14).
