@@ -2,12 +2,12 @@
 
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use zdap_proto::digest::NodeReport;
-use zdap_proto::name::RequestId;
+use zdap_proto::name::{NodeName, RequestId};
 
 use crate::placement::{Demand, Prediction, Reason, Share, obstacle, predict};
 
@@ -25,8 +25,8 @@ pub struct Reservations {
 #[derive(Debug, Default)]
 pub struct Tokens {
     promises: BTreeMap<RequestId, Promise>,
-    /// When offers were made in the last moment, the oldest first.
-    offers: VecDeque<Instant>,
+    /// The nodes that were made an offer in the last moment, and when each was made its last.
+    offers: BTreeMap<NodeName, Instant>,
 }
 
 #[derive(Debug)]
@@ -67,20 +67,22 @@ pub struct Place {
 }
 
 impl Reservations {
-    /// Says how busy this node would be with `clone`, or that there is no room for it.
+    /// Says to the node `by` how busy this node would be with `clone`, or that there is no room for it.
     ///
-    /// Of those who were made an offer in the last [`MOMENT`], one in two is counted as if it took it. Each asks three nodes
-    /// and takes one, but those who ask at the same time want the same one.
+    /// Of the others that were made an offer in the last [`MOMENT`], one in two is counted as if it took it. Each asks three
+    /// nodes and takes one, but those who ask at the same time want the same one. A node makes one choice after the other,
+    /// as long as none takes long: what came of its last is known, so of each only one is open.
     pub fn offer(
         &self,
+        by: &NodeName,
         clone: Demand,
         now: Instant,
         figures: impl FnOnce(&Tokens) -> NodeReport,
     ) -> Result<Offered, Refused> {
         let mut tokens = self.lock(now);
-        tokens.offers.retain(|made| *made + MOMENT > now);
+        tokens.offers.retain(|to, made| to != by && *made + MOMENT > now);
         let expected = u32::try_from(tokens.offers.len().div_ceil(2)).unwrap_or(u32::MAX);
-        tokens.offers.push_back(now);
+        tokens.offers.insert(by.clone(), now);
         tokens.admit(clone, expected, None, &figures(&tokens))
     }
 

@@ -15,7 +15,8 @@
 //!    most 5. What is known of others is always a little old, and if everybody went for the best, everybody would choose
 //!    the same node.
 //! 5. **Offers** ([`Choice`]): the 3 are asked in parallel how busy they would be, promises included, and half of the offers
-//!    they have made in the last moment: who asks at the same time may be about to come.
+//!    they have made to other nodes in the last moment: who asks at the same time may be about to come. A node makes one
+//!    choice after the other, as long as none takes long.
 //! 6. **Reservation** ([`crate::reserve`]): at the cheapest, which refuses if it has no room any more, or if it has come to
 //!    cost more than the next best offer; where there is no other, more than 2 further clones would have made of its own. A
 //!    refusal says what it costs now. After 3 tries any node with room will do, those that offered first, then the others in

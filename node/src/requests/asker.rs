@@ -2,7 +2,7 @@
 
 use zdap_proto::identity::{Peer, Subject};
 use zdap_proto::message::{CloneRecord, Request};
-use zdap_proto::name::{CloneId, UserName};
+use zdap_proto::name::{CloneId, NodeName, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
 use crate::node::Node;
@@ -97,11 +97,11 @@ impl Asker {
         }
     }
 
-    /// What nodes ask each other is nobody else's business.
-    pub(super) fn must_be_node(&self, what: &str) -> Result<(), Refusal> {
-        match self.is_node() {
-            true => Ok(()),
-            false => Err(Refusal::new(
+    /// Returns which node asks: what nodes ask each other is nobody else's business.
+    pub(super) fn must_be_node(&self, what: &str) -> Result<&NodeName, Refusal> {
+        match &self.subject {
+            Subject::Node(name) => Ok(name),
+            Subject::User(_) | Subject::Admin(_) | Subject::Relay { .. } => Err(Refusal::new(
                 RefusalKind::Forbidden,
                 format!("{} may not {what}: only nodes may", self.subject),
             )),

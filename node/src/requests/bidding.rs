@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 use zdap_proto::message::{self, Answer, Bottleneck};
-use zdap_proto::name::{RequestId, ResourceName, SnapshotTime};
+use zdap_proto::name::{NodeName, RequestId, ResourceName, SnapshotTime};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
 use crate::cluster::report::figures;
@@ -10,13 +10,18 @@ use crate::node::Node;
 use crate::placement::{self, Demand, Prediction, Reason, Share};
 use crate::reserve::{GRACE, Offered, Refused};
 
-/// Says how busy this node would be with one more clone, or why there can be none.
-pub(super) fn offer(node: &Node, resource: &ResourceName, snapshot: SnapshotTime) -> Result<Offered, Reason> {
+/// Says how busy this node would be with one more clone, or why there can be none, to the node `by`.
+pub(super) fn offer(
+    node: &Node,
+    by: &NodeName,
+    resource: &ResourceName,
+    snapshot: SnapshotTime,
+) -> Result<Offered, Reason> {
     let clone = demand(node, resource, snapshot)?;
     let now = Instant::now().into_std();
     let offered = node
         .reservations
-        .offer(clone, now, |tokens| figures(node, tokens));
+        .offer(by, clone, now, |tokens| figures(node, tokens));
     offered.map_err(|refused| refused.reason)
 }
 

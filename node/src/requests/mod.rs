@@ -191,8 +191,8 @@ pub async fn answer(
             Answer::Found(finding::here(node, &sought).await)
         }
         Request::Offer { resource, snapshot } => {
-            asker.must_be_node("ask for offers")?;
-            bidding::answer_offer(bidding::offer(node, &resource, snapshot))?
+            let by = asker.must_be_node("ask for offers")?;
+            bidding::answer_offer(bidding::offer(node, by, &resource, snapshot))?
         }
         Request::Reserve {
             resource,

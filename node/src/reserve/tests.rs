@@ -20,6 +20,10 @@ fn token(number: u8) -> RequestId {
     format!("{number:032x}").parse().unwrap()
 }
 
+fn node(number: u8) -> NodeName {
+    format!("n{number}").parse().unwrap()
+}
+
 fn clone() -> Demand {
     Demand::of_clone(None, 0)
 }
@@ -78,7 +82,9 @@ fn a_reservation_is_refused_when_the_node_has_got_busier_than_two_more_clones() 
     let (reservations, start) = (Reservations::default(), start());
     let reserve =
         |number, at_most| reservations.reserve(&token(number), clone(), at_most, start, |_| figures(0));
-    let offered = reservations.offer(clone(), start, |_| figures(0)).unwrap();
+    let offered = reservations
+        .offer(&node(1), clone(), start, |_| figures(0))
+        .unwrap();
     assert_eq!(offered.predicted.bottleneck, Bottleneck::Memory);
     for number in 0..=2 {
         reserve(number, Some(offered.limit)).unwrap();
@@ -90,15 +96,33 @@ fn a_reservation_is_refused_when_the_node_has_got_busier_than_two_more_clones() 
 }
 
 #[test]
-fn offers_of_the_last_moment_count_by_half_and_promise_nothing() {
+fn offers_to_others_in_the_last_moment_count_by_half_and_promise_nothing() {
     let (reservations, start) = (Reservations::default(), start());
-    let offer = |now| {
-        let offered = reservations.offer(clone(), now, |_| figures(0)).unwrap();
-        offered.predicted.crowding.0 / (1_000_000 / 16)
+    let offer = |by, now| {
+        let offered = reservations.offer(&node(by), clone(), now, |_| figures(0));
+        offered.unwrap().predicted.crowding.0 / (1_000_000 / 16)
     };
-    assert_eq!([(); 5].map(|()| offer(start)), [1, 2, 2, 3, 3]);
-    assert_eq!(offer(start + MOMENT), 1);
+    assert_eq!([1, 2, 3, 4, 5].map(|by| offer(by, start)), [1, 2, 2, 3, 3]);
+    assert_eq!(offer(6, start + MOMENT), 1);
     assert_eq!(promised(&reservations, start), 0);
+}
+
+#[test]
+fn a_node_that_asks_again_has_made_its_last_choice() {
+    let (reservations, start) = (Reservations::default(), start());
+    let offer = |by| {
+        let offered = reservations.offer(&node(by), clone(), start, |_| figures(0));
+        offered.unwrap().predicted.crowding
+    };
+    let alone = offer(1);
+    assert_eq!([offer(1), offer(1)], [alone; 2]);
+    let with_another = offer(2);
+    assert!(with_another > alone);
+    let of_one = [offer(2), offer(2), offer(1)];
+    assert_eq!(
+        of_one, [with_another; 3],
+        "the other counts once, however often it asks"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A cluster in virtual time: the very code that ranks, chooses, offers and reserves, with messages that take time,
 //! digests that are old, clones that are counted late, and measures that lag.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -34,6 +34,8 @@ pub(crate) struct World {
     now: Duration,
     nodes: Vec<Machine>,
     requests: Vec<Request>,
+    /// For each node the requests it has to find a place for, one after the other.
+    turns: Vec<VecDeque<usize>>,
     events: BTreeMap<(Duration, u64), Event>,
     scheduled: u64,
     /// Bids that were refused.
@@ -90,6 +92,7 @@ impl World {
             now: Duration::ZERO,
             nodes,
             requests: Vec::new(),
+            turns: vec![VecDeque::new(); WEIGHTS.len()],
             events: BTreeMap::new(),
             scheduled: 0,
             refusals: 0,
@@ -169,22 +172,18 @@ impl World {
                 self.schedule(building, Event::Created(request, best));
             }
             Event::Ask(request) => {
-                let choice = self.choose(request);
-                let asked: Vec<usize> = choice.to_ask().map(|name| self.place(name)).collect();
-                self.requests[request].choice = Some(choice);
-                self.requests[request].waiting = asked.len();
-                for at in &asked {
-                    self.send(request, *at, Event::Offer(request, *at));
-                }
-                if asked.is_empty() {
-                    self.bid(request);
+                let turns = &mut self.turns[self.requests[request].entry];
+                turns.push_back(request);
+                if turns.len() == 1 {
+                    self.begin(request);
                 }
             }
             Event::Offer(request, at) => {
                 let node = &self.nodes[at];
+                let by = &self.nodes[self.requests[request].entry].name;
                 let offered = node
                     .reservations
-                    .offer(clone(), instant, |_| node.figures(self.now));
+                    .offer(by, clone(), instant, |_| node.figures(self.now));
                 let version = node.said.digest.version();
                 self.send(request, at, Event::Offered(request, at, offered, version));
             }
@@ -221,6 +220,7 @@ impl World {
                         .debits
                         .note(&bid.node, clone(), version, instant);
                 }
+                self.end_turn(entry);
                 self.send(request, at, Event::Create(request, at));
             }
             Event::Reserved(request, at, bid, Err(refused), version) => {
@@ -261,6 +261,27 @@ impl World {
         }
     }
 
+    fn begin(&mut self, request: usize) {
+        let choice = self.choose(request);
+        let asked: Vec<usize> = choice.to_ask().map(|name| self.place(name)).collect();
+        self.requests[request].choice = Some(choice);
+        self.requests[request].waiting = asked.len();
+        for at in &asked {
+            self.send(request, *at, Event::Offer(request, *at));
+        }
+        if asked.is_empty() {
+            self.bid(request);
+        }
+    }
+
+    /// Goes on with the next request at a node, once the one before has a place or can have none.
+    fn end_turn(&mut self, entry: usize) {
+        self.turns[entry].pop_front();
+        if let Some(next) = self.turns[entry].front() {
+            self.begin(*next);
+        }
+    }
+
     fn choose(&mut self, request: usize) -> Choice {
         let entry = self.requests[request].entry;
         let instant = self.epoch + self.now;
@@ -295,7 +316,10 @@ impl World {
                 let at = self.place(&bid.node);
                 self.send(request, at, Event::Reserve(request, at, bid));
             }
-            None => self.failures += 1,
+            None => {
+                self.failures += 1;
+                self.end_turn(self.requests[request].entry);
+            }
         }
     }
 

@@ -65,7 +65,7 @@ async fn offer(node: &Arc<Node>, survey: &Survey, at: &NodeName) -> Result<Offer
     let snapshot = survey.snapshot_at(at).ok_or(Reason::NoSnapshot)?;
     let resource = survey.resource.clone();
     if *at == node.name {
-        return bidding::offer(node, &resource, snapshot);
+        return bidding::offer(node, &node.name, &resource, snapshot);
     }
     let request = Request::Offer { resource, snapshot };
     let itself = node.identity.subject();
