@@ -30,7 +30,6 @@ use tokio::time::{Instant, timeout};
 use zdap_proto::digest::{MAX_GENERATION, NodeDigest, NodeReport};
 use zdap_proto::name::{ClusterId, NodeName, UserName};
 use zdap_proto::refusal::chain;
-use zdap_proto::transport;
 
 pub(crate) use self::board::{Board, News, Pulling};
 use self::files::{Files, Met, Remembered};
@@ -338,11 +337,6 @@ impl Cluster {
         from: NodeName,
         valid_until: Option<DateTime<Utc>>,
     ) {
-        // A node that has restarted connects anew, and what was connected to it before leads nowhere.
-        let _ = self
-            .commands
-            .send(Command::Came(transport::remote(connection)))
-            .await;
         loop {
             tokio::select! {
                 biased;

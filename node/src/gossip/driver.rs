@@ -20,7 +20,7 @@ use zdap_proto::digest::NodeReport;
 use zdap_proto::name::NodeName;
 
 use super::links::Links;
-use super::{Action, Gossip, Knowledge, MemberState, PacketError, streams};
+use super::{Action, Gossip, Knowledge, Member, MemberState, PacketError, streams};
 use crate::cluster::{Board, News, Pulling};
 
 /// A packet as it came.
@@ -42,8 +42,6 @@ pub(crate) enum Command {
     },
     /// To be taken over: what another node knows.
     Learn { from: NodeName, knowledge: Knowledge },
-    /// To know that a node has connected from this address.
-    Came(SocketAddr),
     /// To leave, and to hear when that is done.
     Leave(oneshot::Sender<()>),
 }
@@ -198,7 +196,6 @@ impl Driving {
                     tracing::warn!(%from, %error, "what another node knows was not taken over");
                 }
             }
-            Command::Came(from) => self.links.doubt(from),
             Command::Leave(_) => {}
         }
     }
@@ -227,6 +224,7 @@ impl Driving {
                 Action::PersistGeneration(generation) => done = self.persist(generation),
                 Action::Member(member) => {
                     tracing::info!(node = %member.name, address = %member.address, state = ?member.state, "member");
+                    self.follow(&member);
                     spoken.insert(member.name.clone());
                     news.push(News::Member(member));
                 }
@@ -259,6 +257,16 @@ impl Driving {
             }
         }
         done
+    }
+
+    /// Gives up the connection to a node that is gone, or in another life than it was: what is sent over it may go nowhere.
+    fn follow(&self, member: &Member) {
+        let view = self.board.view();
+        let before = view.members.get(&member.name);
+        let is_reborn = before.is_some_and(|before| before.epoch != member.epoch);
+        if is_reborn || member.state == MemberState::Down {
+            self.links.doubt(member.address);
+        }
     }
 
     fn persist(&mut self, generation: u64) -> Result<(), Unwritten> {

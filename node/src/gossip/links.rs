@@ -102,8 +102,8 @@ impl Links {
         }
     }
 
-    /// Has the connection to an address opened anew for the next packet, unless it is young: two nodes that meet connect to
-    /// each other, and would go on to do so for ever.
+    /// Has the connection to an address opened anew for the next packet, unless it is young: then it most likely is to the
+    /// process that is there now.
     pub(crate) fn doubt(&self, to: SocketAddr) {
         let link = self.links().get(&to).map(Arc::clone);
         if let Some(link) = link {
@@ -237,7 +237,7 @@ impl State {
 /// The first packet of a handshake is sent again after 0.3 s and 0.9 s. Whoever comes back is then reached by a new attempt
 /// and not by the tail of an old one.
 const DIAL: Duration = Duration::from_millis(1500);
-/// Longer than two nodes take to meet.
+/// Longer than it takes to hear of a node that has restarted, once it is reached.
 const YOUNG: Duration = Duration::from_secs(2);
 /// Whoever has not answered is left alone so long.
 const REST: Duration = Duration::from_millis(250);

@@ -32,13 +32,13 @@ fn listen(ca: &ClusterCa, identity: &Identity, socket: std::net::UdpSocket) -> L
     let address = endpoint.local_addr().unwrap();
     tokio::spawn(async move {
         while let Some(connecting) = transport::accept(&endpoint).await {
-            let connection = transport::handshake(connecting, &cluster)
-                .await
-                .unwrap()
-                .connection;
-            while let Ok(packet) = connection.read_datagram().await {
-                let _ = sender.send(packet).await;
-            }
+            let accepted = transport::handshake(connecting, &cluster).await.unwrap();
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while let Ok(packet) = accepted.connection.read_datagram().await {
+                    let _ = sender.send(packet).await;
+                }
+            });
         }
     });
     Listener { address, packets }
@@ -117,6 +117,26 @@ async fn a_node_that_has_restarted_is_reached_within_a_few_packets() {
     };
     let came = timeout(Duration::from_secs(2), came).await;
     assert_eq!(came.expect("sooner than a suspect is given up"), vec![2]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_doubted_is_opened_anew_unless_it_is_young() {
+    let ca = ClusterCa::found(Utc::now()).unwrap();
+    let mut node = listen(&ca, &identity(&ca, "a"), bind(0).await);
+    let links = links(&ca);
+    let first = links.connection(node.address).await.unwrap();
+    links.doubt(node.address);
+    let same = links.connection(node.address).await.unwrap();
+    assert_eq!(same.stable_id(), first.stable_id());
+
+    let link = links.link(node.address);
+    let long_ago = Instant::now() - YOUNG - Duration::from_millis(1);
+    link.state().open.as_mut().unwrap().since = long_ago;
+    links.doubt(node.address);
+    links.send(node.address, vec![1].into());
+    assert_eq!(node.next().await, vec![1]);
+    let second = links.connection(node.address).await.unwrap();
+    assert_ne!(second.stable_id(), first.stable_id());
 }
 
 #[tokio::test]
