@@ -20,6 +20,7 @@ pub(crate) fn opened(purpose: Purpose) -> TransportConfig {
     if purpose == Purpose::Gossip {
         transport
             .keep_alive_interval(Some(GOSSIP_KEEP_ALIVE))
+            .max_idle_timeout(Some(IdleTimeout::from(GOSSIP_IDLE)))
             .datagram_send_buffer_size(GOSSIP_SEND_BUFFER)
             // None come back, but QUIC sends none where it would take none.
             .datagram_receive_buffer_size(Some(MTU.into()))
@@ -35,6 +36,8 @@ pub(crate) fn opened(purpose: Purpose) -> TransportConfig {
 pub(super) fn accepted() -> TransportConfig {
     let mut transport = common();
     transport
+        // The shorter of the two sides' counts, and so the opener's.
+        .max_idle_timeout(Some(IdleTimeout::from(GOSSIP_IDLE)))
         .max_concurrent_bidi_streams(BEFORE_HANDSHAKE_STREAMS)
         // What a connection is for shows only when this has been said. Datagrams of others than nodes are never read.
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
@@ -78,9 +81,12 @@ pub(super) fn window(purpose: Purpose) -> VarInt {
 /// A laptop that changes its address is silent for as long at most: the node answers to the old one until the laptop
 /// speaks. Also under what home routers keep a UDP mapping for.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Nodes have no home router before them, and every node of a cluster has such a connection to every other: as rarely as
-/// leaves time within [`IDLE`] for QUIC to send it again several times if it is lost.
-const GOSSIP_KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Nodes have no home router before them, and every node of a cluster has such a connection to every other, over which it
+/// says something by itself every N x 0.4 s: as rarely as leaves time within [`GOSSIP_IDLE`] for a second one.
+const GOSSIP_KEEP_ALIVE: Duration = Duration::from_secs(45);
+/// Whether a node is there is found out by the gossip, which then gives up its connection; and what firewalls between sites
+/// keep a UDP flow for at least.
+const GOSSIP_IDLE: VarInt = VarInt::from_u32(120_000);
 /// What cannot be sent within a few packets' time is old news.
 const GOSSIP_SEND_BUFFER: usize = 32 * 1024;
 /// What every path of the internet takes (RFC 9000, section 14).
