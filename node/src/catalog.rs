@@ -23,7 +23,7 @@ pub struct Facts {
     pub resources: BTreeMap<ResourceName, ResourceFacts>,
     /// Its snapshots, each with the bytes it refers to.
     pub snapshots: BTreeMap<SnapshotId, u64>,
-    /// Who is enrolled there, promised a name, or owns a clone.
+    /// Who is enrolled there, promised a name, or owns a clone; and who was so at a node that was lost, if nobody else tells.
     pub users: BTreeSet<UserName>,
     /// Whose certificates are good no more; nobody is ever taken off.
     pub revoked: BTreeSet<UserName>,

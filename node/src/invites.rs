@@ -175,7 +175,7 @@ fn subject(
             }
             Some(untold) => Err(Refusal::new(
                 RefusalKind::Unavailable,
-                format!("the name `{name}` may be somebody's already: {untold} is down or has not told yet whose names it knows"),
+                format!("the name `{name}` may be somebody's already: {untold} is down or has not told yet who its users are"),
             )
             .with_hint(format!("ask the administrator for a token with your name, `zdapd token user {name}`"))),
             None => Ok(user(name, *admin)),

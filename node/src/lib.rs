@@ -258,7 +258,7 @@ pub async fn serve_watched(
     namesake::refuse(&links(), &contacts, &node.name, address).await?;
     let links = links();
     let stopped_clones = node.put_right(node.clock.now()).await;
-    report::tell(&node, &mut report::Told::default());
+    report::tell(&node, &mut report::Told::new(&node.cluster));
     state.publish_port(port).context("write down the port")?;
     announce(&node, membership.origin);
     let mut tasks = JoinSet::new();

@@ -15,7 +15,7 @@ use super::files::{Files, Remembered};
 use super::names::Names;
 use super::{Seen, View};
 use crate::catalog::{Catalog, Hash, Ledger, Life};
-use crate::gossip::Member;
+use crate::gossip::{Member, MemberState};
 
 /// What is believed and said.
 #[derive(Debug)]
@@ -119,13 +119,12 @@ impl Board {
     /// Returns whose catalogs are to be pulled, and marks them as being so: of `names`, or of all.
     pub(crate) fn begin_to_pull(self: &Arc<Self>, names: Option<BTreeSet<NodeName>>) -> Vec<Pulling> {
         let view = self.view();
-        let is_named = |name: &NodeName| names.as_ref().is_none_or(|names| names.contains(name));
+        let names = names.unwrap_or_else(|| view.members.keys().cloned().collect());
         let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
-        let stale = view
-            .members
-            .iter()
-            .filter(|(name, seen)| **name != view.me && is_named(name) && seen.is_stale())
-            .map(|(name, _)| name.clone());
+        let is_stale = |name: &NodeName| view.members.get(name).is_some_and(Seen::is_stale);
+        let stale = names
+            .into_iter()
+            .filter(|name| *name != view.me && is_stale(name));
         let begun = stale.filter(|name| pulling.insert(name.clone()));
         begun
             .map(|of| Pulling {
@@ -142,9 +141,20 @@ impl Board {
     /// Notes who is a user; it is written down soon.
     pub(super) fn note_users(&self, users: &BTreeSet<UserName>) {
         if self.users.add(users) {
-            self.changed.notify_one();
             self.unwritten.notify_one();
         }
+    }
+
+    /// Returns the users of nodes that were lost: no other that is there tells of them.
+    pub(super) fn orphaned_users(&self) -> BTreeSet<UserName> {
+        let view = self.view();
+        let others = view.members.iter().filter(|(name, _)| **name != view.me);
+        let living = others.filter(|(_, seen)| seen.state != MemberState::Down);
+        let catalogs = living.filter_map(|(_, seen)| seen.catalog.as_ref());
+        let told: BTreeSet<&UserName> = catalogs.flat_map(|catalog| &catalog.facts.users).collect();
+        let mut users = self.users.all();
+        users.retain(|user| !told.contains(user));
+        users
     }
 
     pub(super) fn revoke(&self, user: &UserName) -> io::Result<()> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use zdap_proto::digest::{NodeFlags, NodeReport};
 use zdap_proto::name::{ResourceName, UserName};
 
-use super::Board;
+use super::{Board, Cluster};
 use crate::catalog::{Catalog, Facts, PoolSize, ResourceFacts};
 use crate::enrol;
 use crate::node::Node;
@@ -20,7 +20,7 @@ use crate::resource::catalogue::Catalogue;
 /// Looks at this node twice a second, and at once when something has changed, until dropped.
 pub async fn keep_telling(node: Arc<Node>) {
     let mut catalogue = node.catalogue.clone();
-    let mut told = Told::default();
+    let mut told = Told::new(&node.cluster);
     loop {
         tell(&node, &mut told);
         tokio::select! {
@@ -35,25 +35,38 @@ pub async fn keep_telling(node: Arc<Node>) {
 }
 
 /// What is not thought through anew each time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Told {
     /// The resources of a catalogue: schedules take a while.
     of: Option<Arc<Catalogue>>,
     resources: BTreeMap<ResourceName, ResourceFacts>,
-    /// All users that were known then.
     users: BTreeSet<UserName>,
-    users_at: Option<Instant>,
+    /// Those that no other node told of at the last look, and when that was.
+    orphaned: BTreeSet<UserName>,
+    looked_at: Instant,
 }
 
 impl Told {
-    /// Returns the users to tell of. Who is new here is told at once; who is new elsewhere is told by that node, and here
-    /// only in case that one is lost. If all told at once of everybody, each new user would change every catalog, and have
-    /// it fetched by every node.
-    fn users(&mut self, here: &BTreeSet<UserName>, board: &Board) -> BTreeSet<UserName> {
-        let is_due = self.users_at.is_none_or(|at| at.elapsed() >= TOLD_ON);
-        if is_due || !here.is_subset(&self.users) {
-            self.users = board.users.all();
-            self.users_at = Some(Instant::now());
+    /// Begins with all users that earlier lives knew: it may be this node that told of those of a lost one.
+    pub fn new(cluster: &Cluster) -> Self {
+        Self {
+            of: None,
+            resources: BTreeMap::new(),
+            users: cluster.users(),
+            orphaned: BTreeSet::new(),
+            looked_at: Instant::now(),
+        }
+    }
+
+    /// Returns the users to tell of: those of this node at once, and those of a node that was lost once nobody else has told
+    /// of them at two looks. If all told of everybody, each new user would change every catalog, and have it fetched by
+    /// every node.
+    fn users(&mut self, here: BTreeSet<UserName>, board: &Board) -> BTreeSet<UserName> {
+        self.users.extend(here);
+        if self.looked_at.elapsed() >= LOST {
+            let orphaned = board.orphaned_users();
+            self.users.extend(orphaned.intersection(&self.orphaned).cloned());
+            (self.orphaned, self.looked_at) = (orphaned, Instant::now());
         }
         self.users.clone()
     }
@@ -77,7 +90,7 @@ pub fn tell(node: &Node, told: &mut Told) {
         address: node.address.clone(),
         resources: told.resources.clone(),
         snapshots: node.bases.list().into_iter().collect(),
-        users: told.users(&users, board),
+        users: told.users(users, board),
         revoked: board.revoked.all(),
         forgotten: board.forgotten.all(),
     };
@@ -148,18 +161,20 @@ fn mebibytes(bytes: u64) -> u32 {
 const PROTOCOL: u16 = 1;
 /// Less than this part of the disk left counts as full.
 const FULL: u64 = 100;
-/// How long users of other nodes may not be told of here: a node that is lost sooner had told most others itself.
-const TOLD_ON: Duration = Duration::from_secs(60);
+/// How often it is looked for users that no other node tells of. One that restarts is back by the second look.
+const LOST: Duration = Duration::from_secs(30);
 /// How often the figures are looked at that nobody tells the changes of.
 const LOOK: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{Cluster, GossipSetup};
+    use crate::catalog::Version;
+    use crate::cluster::{GossipSetup, News};
+    use crate::gossip::{Member, MemberState};
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_new_here_is_told_at_once_and_who_is_new_elsewhere_a_minute_later() {
+    async fn users_of_this_node_are_told_of_at_once_and_those_of_a_node_that_is_lost_after_two_looks() {
         let directory = tempfile::tempdir().unwrap();
         let (cluster, _driver) = Cluster::open(
             directory.path(),
@@ -173,15 +188,47 @@ mod tests {
         let names = |names: &[&str]| -> BTreeSet<UserName> {
             names.iter().map(|name| name.parse().unwrap()).collect()
         };
-        let (board, mut told) = (&cluster.board, Told::default());
-        assert_eq!(told.users(&names(&[]), board), names(&[]));
+        let (board, mut told) = (&cluster.board, Told::new(&cluster));
+        let other = |state| {
+            let member = Member {
+                name: "b".parse().unwrap(),
+                address: "10.0.0.2:1".parse().unwrap(),
+                state,
+                epoch: 1,
+                age: Duration::ZERO,
+            };
+            board.hear(vec![News::Member(member)], Vec::new);
+        };
+        other(MemberState::Alive);
+        let version = Version {
+            generation: 1,
+            number: 1,
+        };
+        let facts = Facts {
+            users: names(&["b", "bob"]),
+            ..Facts::default()
+        };
+        board.keep(&"b".parse().unwrap(), Catalog::new(version, facts));
+        let look = |told: &mut Told, new: &[&str]| {
+            let users = told.users(names(new), board);
+            users
+                .iter()
+                .map(|user| user.as_str().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(look(&mut told, &["ada"]), ["ada"]);
+        tokio::time::advance(2 * LOST).await;
+        assert_eq!(look(&mut told, &[]), ["ada"], "`b` tells of `bob`");
 
-        board.note_users(&names(&["elsewhere"]));
-        assert_eq!(told.users(&names(&[]), board), names(&[]));
-        tokio::time::advance(TOLD_ON).await;
-        assert_eq!(told.users(&names(&[]), board), names(&["elsewhere"]));
-
-        board.note_users(&names(&["ada"]));
-        assert_eq!(told.users(&names(&["ada"]), board), names(&["ada", "elsewhere"]));
+        other(MemberState::Down);
+        tokio::time::advance(LOST).await;
+        assert_eq!(look(&mut told, &[]), ["ada"], "it may be back at once");
+        tokio::time::advance(LOST).await;
+        assert_eq!(look(&mut told, &[]), ["ada", "b", "bob"]);
+        other(MemberState::Alive);
+        tokio::time::advance(2 * LOST).await;
+        assert_eq!(look(&mut told, &[]), ["ada", "b", "bob"], "what was told stays");
+        let mut again = Told::new(&cluster);
+        assert_eq!(look(&mut again, &[]), ["b", "bob"], "also in the next life");
     }
 }
