@@ -1,5 +1,5 @@
 //! Many whole nodes in one process, over real QUIC on loopback, with storage and runtime in memory: what each costs, and
-//! whether that grows. It judges nothing.
+//! whether that grows. It judges nothing. As in a process of its own each has its own threads.
 //!
 //! `crowd 300 10` is 300 nodes for ten minutes. Each watches a directory, so it takes
 //! `sysctl fs.inotify.max_user_instances=1024` and a few thousand open files.
@@ -17,10 +17,11 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use zdap_node::faults::Faults;
-use zdap_proto::message::{Answer, Invited, NodeState, Request};
+use zdap_node::cluster::{Seen, View};
+use zdap_node::gossip::MemberState;
+use zdap_proto::message::Invited;
 
-use self::world::{Machine, Running};
+use self::world::{Apart, Machine};
 
 #[tokio::main]
 async fn main() {
@@ -29,14 +30,6 @@ async fn main() {
     let began = Instant::now();
     let crowd = start(nodes).await;
     println!("{nodes} nodes started in {:.1} s", began.elapsed().as_secs_f64());
-    let settled = Instant::now();
-    while !crowd.all_agree().await {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    println!(
-        "all of them know all of them {:.1} s later",
-        settled.elapsed().as_secs_f64()
-    );
     println!("minute  CPU ms/s a node  resident KiB a node  all agree");
     let mut before = cpu();
     for minute in 1..=minutes {
@@ -48,7 +41,7 @@ async fn main() {
             "{minute:<7} {:<16.2} {:<20} {}",
             each_second / nodes as f64,
             resident_kib() / nodes as u64,
-            crowd.all_agree().await
+            crowd.all_agree()
         );
         before = cpu();
     }
@@ -56,52 +49,54 @@ async fn main() {
 
 struct Crowd {
     machines: Vec<Machine>,
-    nodes: Vec<Running>,
+    nodes: Vec<Apart>,
 }
 
+/// Starts the nodes one after the other: each connects to all, and a few processors stand in for hundreds.
 async fn start(nodes: usize) -> Crowd {
     let machines: Vec<Machine> = (0..nodes)
         .map(|number| Machine::new(format!("n{number}").leak()))
         .collect();
-    let first = machines[0].start_with(Faults::none(), 0, None).await.unwrap();
-    let mut tokens = Vec::new();
-    for _ in 1..nodes {
-        tokens.push(first.token(Invited::Node).await);
-    }
     let mut crowd = Crowd {
+        nodes: vec![machines[0].start_apart(0, None).await.unwrap()],
         machines,
-        nodes: vec![first],
     };
-    for (machine, token) in crowd.machines.iter().skip(1).zip(&tokens) {
-        let node = machine.start_with(Faults::none(), 0, Some(token)).await.unwrap();
-        crowd.nodes.push(node);
-        // One after the other: each connects to all, and a few processors stand in for hundreds.
-        while crowd.alive_at(crowd.nodes.len() - 1).await < crowd.nodes.len() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let began = Instant::now();
+    for at in 1..nodes {
+        let token = crowd.nodes[0].token(Invited::Node).await;
+        let node = crowd.machines[at].start_apart(0, Some(&token)).await;
+        crowd.nodes.push(node.unwrap());
+        crowd.agrees().await;
+        if crowd.nodes.len().is_multiple_of(50) {
+            let seconds = began.elapsed().as_secs_f64();
+            println!("{} nodes after {seconds:.1} s", crowd.nodes.len());
         }
     }
     crowd
 }
 
 impl Crowd {
-    /// Asks a few, each of which has heard of all by ways of its own.
-    async fn all_agree(&self) -> bool {
-        for at in (0..self.nodes.len()).step_by(self.nodes.len().div_ceil(10)) {
-            if self.alive_at(at).await != self.nodes.len() {
-                return false;
-            }
+    /// Waits until each knows all there is to know of all.
+    async fn agrees(&self) {
+        while !self.all_agree() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        true
     }
 
-    /// Returns how many nodes one of them holds for alive.
-    async fn alive_at(&self, at: usize) -> usize {
-        let answer = self.nodes[at].operator().await.ask(&Request::ListNodes).await;
-        let Ok(Answer::Nodes(seen)) = answer else {
-            return 0;
+    fn all_agree(&self) -> bool {
+        let knows_all = |view: &View| {
+            let known = view.members.values();
+            known.filter(|seen| is_known(seen)).count() == self.nodes.len()
         };
-        seen.iter().filter(|node| node.state == NodeState::Alive).count()
+        self.nodes.iter().all(|node| knows_all(&node.views.borrow()))
     }
+}
+
+/// Whether it is there, and its newest catalog is held.
+fn is_known(seen: &Seen) -> bool {
+    let wanted = seen.digest.as_ref().map(|heard| heard.digest.report.catalog_hash);
+    let held = seen.catalog.as_ref().map(|catalog| catalog.hash);
+    seen.state == MemberState::Alive && wanted.is_some() && wanted == held
 }
 
 /// Returns the processor time that this process has taken.

@@ -1,6 +1,8 @@
 //! What the machine says of itself: memory and load, as `/proc` has them.
 
 use std::num::NonZeroUsize;
+use std::sync::LazyLock;
+use std::thread::available_parallelism;
 
 /// Memory and load of this machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -27,7 +29,10 @@ impl Machine {
 
     /// Returns the load of the last minute, in hundredths of a core for each core: 100 is all of them busy.
     pub fn load_percent(&self) -> u16 {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // Every look at the node asks for it, and it is a walk through the control groups.
+        static CORES: LazyLock<usize> =
+            LazyLock::new(|| available_parallelism().map_or(1, NonZeroUsize::get));
+        let cores = *CORES;
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,

@@ -1,6 +1,5 @@
 //! All that one node knows, for another to compare and take over: over a stream, at a join and every few seconds.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use foca::State;
@@ -122,7 +121,7 @@ impl Gossip {
         let mut members = Vec::new();
         for member in knowledge.members {
             let mut overheard = self.shared.lock();
-            overheard.mentioned.push(Arc::clone(&member.id().name));
+            overheard.mentioned.push(member.id().key);
             if overheard.sight(member.id(), member.state(), false) {
                 continue;
             }

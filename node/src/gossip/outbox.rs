@@ -16,8 +16,8 @@ pub(super) struct Outbox {
     pub(super) packets: Vec<(SocketAddr, Vec<u8>)>,
     pub(super) timers: Vec<(Duration, Timer<Peer>)>,
     pub(super) notices: Vec<Notice>,
-    /// Members that something has happened to.
-    pub(super) mentioned: Vec<Arc<NodeName>>,
+    /// The keys of members that something has happened to.
+    pub(super) mentioned: Vec<u128>,
 }
 
 /// What foca says of this node.
@@ -47,7 +47,7 @@ impl Runtime<Peer> for Outbox {
     fn notify(&mut self, notification: Notification<'_, Peer>) {
         match notification {
             Notification::MemberUp(peer) | Notification::MemberDown(peer) | Notification::Rename(_, peer) => {
-                self.mentioned.push(Arc::clone(&peer.name));
+                self.mentioned.push(peer.key);
             }
             Notification::Active => self.notices.push(Notice::Connected),
             Notification::Idle => self.notices.push(Notice::Alone),
@@ -66,7 +66,7 @@ impl Runtime<Peer> for Outbox {
 
     fn submit_after(&mut self, timer: Timer<Peer>, after: Duration) {
         if let Timer::ChangeSuspectToDown { member_id, .. } = &timer {
-            self.mentioned.push(Arc::clone(&member_id.name));
+            self.mentioned.push(member_id.key);
         }
         self.timers.push((after, timer));
     }

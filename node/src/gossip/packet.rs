@@ -1,7 +1,6 @@
 //! The bytes of a packet: a byte for its kind, then foca's, or what introduces a node to an address it knows no name for.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use foca::{Codec, Header, Incarnation, Member, Message, State};
@@ -195,7 +194,7 @@ impl Codec<Peer> for PacketCodec {
             };
         }
         overheard.sight(&src, State::Alive, true);
-        overheard.mentioned.push(Arc::clone(&src.name));
+        overheard.mentioned.push(src.key);
         if header.message == Message::TurnUndead && overheard.is_given_up {
             return Err(CodecError::OldNews);
         }
@@ -214,7 +213,7 @@ impl Codec<Peer> for PacketCodec {
     fn decode_member(&mut self, buffer: impl Buf) -> Result<Member<Peer>, CodecError> {
         let member: Member<Peer> = take(buffer)?;
         let mut overheard = self.shared.lock();
-        overheard.mentioned.push(Arc::clone(&member.id().name));
+        overheard.mentioned.push(member.id().key);
         Ok(match overheard.sight(member.id(), member.state(), false) {
             true => Member::alive(overheard.me.clone()),
             false => member,

@@ -12,7 +12,7 @@ use zdap_proto::name::{ClusterId, NodeName};
 #[serde(try_from = "PeerBytes", into = "PeerBytes")]
 pub struct Peer {
     /// What members are told apart by: foca asks for it, by value, once for every member it looks at.
-    key: u128,
+    pub(super) key: u128,
     /// Shared, since foca and the mirror both hold it.
     pub(super) name: Arc<NodeName>,
     pub(super) address: SocketAddr,

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zdap_proto::name::NodeName;
 
+use super::members::Change;
 use super::outbox::Notice;
 use super::timers::Timers;
 use super::{Action, Gossip, Peer, new_foca, take_due};
@@ -57,11 +58,7 @@ impl Gossip {
         }
         let mut mentioned = std::mem::take(&mut self.shared.lock().mentioned);
         mentioned.append(&mut self.outbox.mentioned);
-        mentioned.sort_unstable();
-        mentioned.dedup();
-        for name in mentioned {
-            self.mirror_one(&name, now);
-        }
+        self.mirror(mentioned, now);
         for notice in std::mem::take(&mut self.outbox.notices) {
             match notice {
                 Notice::Connected => {
@@ -93,23 +90,27 @@ impl Gossip {
         );
     }
 
-    /// Sees to it that the mirror shows what foca knows of `name`.
-    fn mirror_one(&mut self, name: &NodeName, now: Instant) {
-        if name == self.me.name() {
+    /// Sees to it that the mirror shows what foca knows of those who were mentioned. A packet mentions many, mostly without
+    /// any news of them, so foca's list is gone through once for all of them.
+    fn mirror(&mut self, mut mentioned: Vec<u128>, now: Instant) {
+        if mentioned.is_empty() {
             return;
         }
-        let member = self
-            .foca
-            .iter_membership_state()
-            .find(|member| member.id().name() == name);
-        let Some(change) = member.and_then(|member| self.mirror.note(member, now)) else {
-            return;
-        };
-        self.actions.push_back(Action::Member(change.member));
-        if change.is_lasting {
-            // Few miss the news, but those do for long.
-            let soon = now + self.jittered(self.settings.settling_time);
-            self.next.exchange = self.next.exchange.map(|at| at.min(soon));
+        mentioned.sort_unstable();
+        let members = self.foca.iter_membership_state();
+        let members = members.filter(|member| {
+            mentioned.binary_search(&member.id().key).is_ok() && member.id().key != self.me.key
+        });
+        let changes: Vec<Change> = members
+            .filter_map(|member| self.mirror.note(member, now))
+            .collect();
+        for change in changes {
+            self.actions.push_back(Action::Member(change.member));
+            if change.is_lasting {
+                // Few miss the news, but those do for long.
+                let soon = now + self.jittered(self.settings.settling_time);
+                self.next.exchange = self.next.exchange.map(|at| at.min(soon));
+            }
         }
     }
 

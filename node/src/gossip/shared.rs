@@ -33,8 +33,8 @@ pub(super) struct Overheard {
     pub(super) ahead: Option<u64>,
     /// Others that go by this node's name.
     pub(super) sightings: Vec<Sighting>,
-    /// Members that were spoken of: what is known of them may have changed.
-    pub(super) mentioned: Vec<Arc<NodeName>>,
+    /// The keys of members that were spoken of: what is known of them may have changed.
+    pub(super) mentioned: Vec<u128>,
 }
 
 /// Somebody with this node's name.
