@@ -17,6 +17,9 @@ pub enum Action {
         /// Its bytes.
         packet: Vec<u8>,
     },
+    /// The node at this address knocks: it does not know this one, or not any more. What is connected to it may lead to an
+    /// earlier life of it.
+    Knocked(SocketAddr),
     /// Write this down before anything after it is done. The next start takes at least one more.
     PersistGeneration(u64),
     /// A member is new or has changed.

@@ -221,6 +221,7 @@ impl Driving {
         {
             match action {
                 Action::Send { to, packet } => self.links.send(to, packet.into()),
+                Action::Knocked(at) => self.links.doubt(at),
                 Action::PersistGeneration(generation) => done = self.persist(generation),
                 Action::Member(member) => {
                     tracing::info!(node = %member.name, address = %member.address, state = ?member.state, "member");
@@ -259,12 +260,11 @@ impl Driving {
         done
     }
 
-    /// Gives up the connection to a node that is gone, or in another life than it was: what is sent over it may go nowhere.
+    /// Gives up the connection to a node that is in another life than it was: what is sent over it may go nowhere.
     fn follow(&self, member: &Member) {
         let view = self.board.view();
         let before = view.members.get(&member.name);
-        let is_reborn = before.is_some_and(|before| before.epoch != member.epoch);
-        if is_reborn || member.state == MemberState::Down {
+        if before.is_some_and(|before| before.epoch != member.epoch) {
             self.links.doubt(member.address);
         }
     }

@@ -61,6 +61,7 @@ impl Gossip {
         }
         match greeting.kind {
             GreetingKind::Knock => {
+                self.actions.push_back(Action::Knocked(from.address));
                 // One that is given up probes nobody, and what it knows may be long past.
                 let is_given_up = self.shared.lock().is_given_up;
                 let you = self

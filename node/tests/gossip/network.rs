@@ -144,7 +144,7 @@ impl Cluster {
                     }
                     continue;
                 }
-                Action::Connected | Action::Alone | Action::Forgotten(_) => continue,
+                Action::Connected | Action::Alone | Action::Forgotten(_) | Action::Knocked(_) => continue,
                 Action::Member(member) => What::Member(self.index_of(&member.name), member),
                 Action::Digest(digest) => What::Digest(self.index_of(&digest.node), digest),
                 Action::Renewed => What::Renewed,
