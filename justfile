@@ -1,4 +1,4 @@
-# a node, a sample database, a clone and a query through the relay, on this machine
+# three nodes and a sample database on this machine: attaches, queries, loses a node and goes on
 demo *args:
     deploy/demo.sh {{args}}
 
