@@ -58,10 +58,17 @@ struct Open {
     connection: Weak<Connection>,
     /// Unless it is kept for the next one.
     _held: Option<Arc<Connection>>,
-    /// The address that it leads to.
-    address: String,
+    /// What it leads to.
+    to: Whereabouts,
     /// When the certificate ends that it was opened with; the other node takes nothing more over it then.
     certified_until: DateTime<Utc>,
+}
+
+/// Where a node is, and in which life: a process that has ended answers nothing, and its connections may look alive for long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Whereabouts {
+    address: String,
+    epoch: u64,
 }
 
 /// Why another node has not done what it was asked. Displayed with the node's name; what is wrong with it is [`Trouble`].
@@ -177,7 +184,7 @@ impl Peers {
     pub async fn connection(self: &Arc<Self>, way: &Way) -> Result<(Arc<Connection>, bool), PeerError> {
         let slot = self.slot(way);
         if let Ok(kept) = slot.try_lock()
-            && let Some(connection) = self.good(&kept, &self.address(&way.to)?)
+            && let Some(connection) = self.good(&kept, &self.whereabouts(&way.to)?)
         {
             return Ok((connection, false));
         }
@@ -221,8 +228,8 @@ impl Peers {
         let node = &way.to;
         let began = Instant::now();
         let mut kept = slot.lock().await;
-        let address = self.address(node)?;
-        if let Some(connection) = self.good(&kept, &address) {
+        let to = self.whereabouts(node)?;
+        if let Some(connection) = self.good(&kept, &to) {
             return Ok((connection, false));
         }
         // What whoever dialled meanwhile has found out holds for all who waited.
@@ -232,7 +239,7 @@ impl Peers {
             return Err(Trouble::Unreachable(Arc::clone(source)).of(node));
         }
         let identity = self.identity.borrow().clone();
-        let connection = match connect(&self.endpoint, &identity, &address, way.purpose).await {
+        let connection = match connect(&self.endpoint, &identity, &to.address, way.purpose).await {
             Ok(connection) => connection,
             Err(error) => {
                 let source = Arc::new(error);
@@ -244,6 +251,7 @@ impl Peers {
         if !matches!(&found, Some(Subject::Node(name)) if name == node) {
             Close::Done.connection(&connection, "another node was meant");
             let found = found.map_or_else(|| "somebody else".to_owned(), |subject| subject.to_string());
+            let address = to.address;
             return Err(Trouble::Another { address, found }.of(node));
         }
         let connection = Arc::new(connection);
@@ -251,7 +259,7 @@ impl Peers {
             open: Some(Open {
                 connection: Arc::downgrade(&connection),
                 _held: way.of.is_none().then(|| Arc::clone(&connection)),
-                address,
+                to,
                 certified_until: identity.expires_at(),
             }),
             failed: None,
@@ -259,12 +267,15 @@ impl Peers {
         Ok((connection, true))
     }
 
-    fn address(&self, node: &NodeName) -> Result<String, PeerError> {
+    fn whereabouts(&self, node: &NodeName) -> Result<Whereabouts, PeerError> {
         let view = self.view.borrow();
         match view.members.get(node) {
             None => Err(Trouble::Unknown.of(node)),
             Some(seen) if seen.state == MemberState::Down => Err(Trouble::Down.of(node)),
-            Some(seen) => Ok(seen.address.to_string()),
+            Some(seen) => Ok(Whereabouts {
+                address: seen.address.to_string(),
+                epoch: seen.epoch,
+            }),
         }
     }
 
@@ -289,12 +300,11 @@ impl Peers {
         Arc::clone(kept.entry(way.clone()).or_default())
     }
 
-    /// Returns the connection if it still stands, leads to where the node is now, and was opened with the certificate that
+    /// Returns the connection if it still stands, leads to where and what the node is now, and was opened with the certificate that
     /// this node has now. One that does not goes on for as long as its streams do.
-    fn good(&self, kept: &Kept, address: &str) -> Option<Arc<Connection>> {
+    fn good(&self, kept: &Kept, to: &Whereabouts) -> Option<Arc<Connection>> {
         let open = kept.open.as_ref()?;
-        let is_current =
-            open.address == address && open.certified_until == self.identity.borrow().expires_at();
+        let is_current = open.to == *to && open.certified_until == self.identity.borrow().expires_at();
         open.standing().filter(|_| is_current)
     }
 

@@ -50,10 +50,14 @@ impl World {
 
     /// Says where `b` is, and how.
     fn tell(&self, address: SocketAddr, state: MemberState) {
+        self.tell_of_life(1, address, state);
+    }
+
+    fn tell_of_life(&self, epoch: u64, address: SocketAddr, state: MemberState) {
         let seen = Seen {
             address,
             state,
-            epoch: 1,
+            epoch,
             is_met: true,
             digest: None,
             catalog: None,
@@ -112,6 +116,20 @@ async fn a_connection_that_is_closed_or_leads_where_the_node_was_is_replaced() {
     let (_second, address) = world.serve("b");
     world.tell(address, MemberState::Alive);
     assert!(world.connect().await.unwrap().1, "made anew");
+}
+
+#[tokio::test]
+async fn a_connection_to_an_earlier_life_of_the_node_is_replaced() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    world.tell_of_life(1, address, MemberState::Alive);
+    let (first, _) = world.connect().await.unwrap();
+    assert_eq!(world.connect().await.unwrap(), (first, false));
+    world.tell_of_life(2, address, MemberState::Alive);
+    let (second, is_fresh) = world.connect().await.unwrap();
+    assert!(is_fresh);
+    assert_ne!(second, first);
+    assert_eq!(world.connect().await.unwrap(), (second, false));
 }
 
 #[tokio::test]
