@@ -252,11 +252,12 @@ pub async fn serve_watched(
         runtime,
         clock,
     });
-    let links = || Links::new(endpoint.clone(), node.certified.subscribe());
     // Before anything is put right: what looks like this node's own may be its namesake's. And not with the links of the
     // gossip, which leave a node alone for a while that does not answer.
-    namesake::refuse(&links(), &contacts, &node.name, address).await?;
-    let links = links();
+    let (asking, _) = Links::new(endpoint.clone(), node.certified.subscribe());
+    namesake::refuse(&asking, &contacts, &node.name, address).await?;
+    drop(asking);
+    let (links, opened) = Links::new(endpoint.clone(), node.certified.subscribe());
     let stopped_clones = node.put_right(node.clock.now()).await;
     report::tell(&node, &mut report::Told::new(&node.cluster));
     state.publish_port(port).context("write down the port")?;
@@ -280,7 +281,13 @@ pub async fn serve_watched(
         endpoint.clone(),
         state.path().to_owned(),
     ));
-    let server = tokio::spawn(server::serve(Arc::clone(&node), endpoint.clone(), stopping));
+    let server = tokio::spawn(server::serve(
+        Arc::clone(&node),
+        endpoint.clone(),
+        links.clone(),
+        opened,
+        stopping,
+    ));
     let gossip_ended = driver::start(driver, links, contacts, own_thread).context("start the gossip")?;
     started(&node);
     let ended = tokio::select! {

@@ -19,15 +19,23 @@ use zdap_proto::refusal::{Refusal, RefusalKind};
 use zdap_proto::transport::{self, Accepted, Close, Purpose};
 
 use self::limits::Limits;
+use crate::gossip::links::{Links, Opened};
 use crate::node::Node;
 use crate::requests::{self, Answered};
 use crate::{enrol, tunnel};
 
 /// Serves until `shutdown` becomes true; then takes no more requests, and lets those under way finish for a while. What
-/// nodes tell each other goes on until [`close`].
-pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Receiver<bool>) {
+/// nodes tell each other, also over the connections that this one has opened, goes on until [`close`].
+pub(crate) async fn serve(
+    node: Arc<Node>,
+    endpoint: Endpoint,
+    links: Links,
+    opened: Opened,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let work = TaskTracker::new();
-    let accepting = accept(node, endpoint, work.clone(), shutdown.clone());
+    let attending = attend_opened(Arc::clone(&node), opened);
+    let accepting = accept(node, endpoint, links, work.clone(), shutdown.clone());
     let finished = async {
         crate::stopped(&mut shutdown).await;
         work.close();
@@ -36,6 +44,7 @@ pub async fn serve(node: Arc<Node>, endpoint: Endpoint, mut shutdown: watch::Rec
     tokio::select! {
         biased; // so that a simulation is the same each time
         () = accepting => {}
+        () = attending => {}
         finished = finished => if finished.is_err() {
             tracing::warn!(
                 "requests were still running when the node stopped; the next start repairs what they left"
@@ -52,18 +61,25 @@ pub async fn close(endpoint: &Endpoint) {
 }
 
 /// Accepts connections until the endpoint is closed.
-async fn accept(node: Arc<Node>, endpoint: Endpoint, work: TaskTracker, shutdown: watch::Receiver<bool>) {
+async fn accept(
+    node: Arc<Node>,
+    endpoint: Endpoint,
+    links: Links,
+    work: TaskTracker,
+    shutdown: watch::Receiver<bool>,
+) {
     let limits = Arc::new(Limits::default());
     while let Some(connecting) = transport::accept(&endpoint).await {
-        let (node, work, limits, shutdown) = (
+        let (node, links, work, limits, shutdown) = (
             Arc::clone(&node),
+            links.clone(),
             work.clone(),
             Arc::clone(&limits),
             shutdown.clone(),
         );
         tokio::spawn(async move {
             match transport::handshake(connecting, node.identity.cluster()).await {
-                Ok(accepted) => connection(node, accepted, &limits, work, shutdown).await,
+                Ok(accepted) => connection(node, &links, accepted, &limits, work, shutdown).await,
                 Err(error) => {
                     tracing::info!(error = zdap_proto::refusal::chain(&error), "connection refused")
                 }
@@ -72,8 +88,22 @@ async fn accept(node: Arc<Node>, endpoint: Endpoint, work: TaskTracker, shutdown
     }
 }
 
+/// Listens to the nodes that this one speaks to.
+async fn attend_opened(node: Arc<Node>, mut opened: Opened) {
+    while let Some(connection) = opened.recv().await {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move {
+            if let Some(Subject::Node(name)) = transport::peer(&connection).map(|peer| peer.subject) {
+                let valid_until = transport::valid_until(&connection);
+                node.cluster.attend(&connection, name, valid_until).await;
+            }
+        });
+    }
+}
+
 async fn connection(
     node: Arc<Node>,
+    links: &Links,
     accepted: Accepted,
     limits: &Arc<Limits>,
     work: TaskTracker,
@@ -125,7 +155,10 @@ async fn connection(
                 return;
             };
             match peer.subject {
-                Subject::Node(name) => node.cluster.attend(&connection, name, valid_until).await,
+                Subject::Node(name) => {
+                    links.adopt(connection.clone());
+                    node.cluster.attend(&connection, name, valid_until).await;
+                }
                 // The handshake has seen to it that nobody else comes here.
                 Subject::User(_) | Subject::Admin(_) | Subject::Relay { .. } => {
                     Close::Forbidden.connection(&connection, "the cluster's gossip is for nodes only");

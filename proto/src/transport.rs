@@ -285,6 +285,11 @@ pub fn peer(connection: &Connection) -> Option<Peer> {
     peer_of(&certificate(connection)?).ok()
 }
 
+/// Returns when the certificate of who is at the other end is over.
+pub fn valid_until(connection: &Connection) -> Option<DateTime<Utc>> {
+    expires_at_of(&certificate(connection)?).ok()
+}
+
 /// Returns the other end's address, an IPv4 one as such also on a socket for both.
 pub fn remote(connection: &Connection) -> SocketAddr {
     let address = connection.remote_address();
@@ -416,7 +421,7 @@ impl ConnectionIdGenerator for RandomIds {
 /// How long a peer may take to say who it is.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// From so many open connections on, newcomers show first that their address is theirs.
-pub const VALIDATED_FROM: usize = 256;
+pub const VALIDATED_FROM: usize = 1024;
 /// Thousands of relays and their users; at most some 100 KiB each while idle.
 pub const MAX_CONNECTIONS: usize = 8192;
 

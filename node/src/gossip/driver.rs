@@ -375,7 +375,7 @@ mod tests {
             gossip: driver.gossip,
             rng: driver.rng,
             board: driver.board,
-            links: Links::new(transport::client_endpoint().unwrap(), certified.subscribe()),
+            links: Links::new(transport::client_endpoint().unwrap(), certified.subscribe()).0,
             asks: driver.asks,
             unwritten: None,
         }

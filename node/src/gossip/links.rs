@@ -1,4 +1,8 @@
-//! Connections to other nodes: one for each address, opened by whoever first has something for it, and kept.
+//! Connections to other nodes: one for each address, opened by whichever of the two nodes first has something to say, spoken
+//! over by both, and kept.
+//!
+//! A connection that comes in serves for what goes to the address it comes from. A node that sends from another address
+//! than the others know it by has one for each direction, and so have two that dial each other in the same moment.
 //!
 //! A connection whose node has restarted ends at the first packet that the new process gets and does not understand (it
 //! answers with a reset); the next packet opens another. So nothing is asked of a connection before it is used.
@@ -10,11 +14,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, SendDatagramError};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use zdap_proto::connect::{ConnectError, connect};
 use zdap_proto::identity::Identity;
-use zdap_proto::transport::Purpose;
+use zdap_proto::transport::{self, Close, Purpose};
 
 /// The connections of one node to the others. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,7 +29,11 @@ struct Shared {
     endpoint: Endpoint,
     identity: watch::Receiver<Identity>,
     links: Mutex<BTreeMap<SocketAddr, Arc<Link>>>,
+    opened: mpsc::UnboundedSender<Connection>,
 }
+
+/// The connections that a node opens, to be read as those that it accepts. No more than there are nodes.
+pub(crate) type Opened = mpsc::UnboundedReceiver<Connection>;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -60,17 +68,33 @@ struct State {
 struct Open {
     connection: Connection,
     since: Instant,
+    /// Opened by this node and not by the other.
+    is_ours: bool,
     /// Room for packets that are to be sent, while there is none.
     room: usize,
 }
 
 impl Links {
-    pub(crate) fn new(endpoint: Endpoint, identity: watch::Receiver<Identity>) -> Self {
-        Self(Arc::new(Shared {
+    /// What comes over its connections is lost if nobody takes them out of the receiver.
+    pub(crate) fn new(endpoint: Endpoint, identity: watch::Receiver<Identity>) -> (Self, Opened) {
+        let (opened, others) = mpsc::unbounded_channel();
+        let shared = Shared {
             endpoint,
             identity,
             links: Mutex::default(),
-        }))
+            opened,
+        };
+        (Self(Arc::new(shared)), others)
+    }
+
+    /// Uses a connection that another node has opened for what goes to the address it comes from. The last one that comes is
+    /// the one, since an earlier one may be to a process that has ended.
+    pub(crate) fn adopt(&self, connection: Connection) {
+        let link = self.link(transport::remote(&connection));
+        let mut state = link.state();
+        state.flush(&connection);
+        state.resting_until = None;
+        state.open = Some(Open::new(connection, false));
     }
 
     /// Sends a packet, or loses it. Dials in a task if there is no connection yet.
@@ -107,8 +131,10 @@ impl Links {
     pub(crate) fn doubt(&self, to: SocketAddr) {
         let link = self.links().get(&to).map(Arc::clone);
         if let Some(link) = link {
-            let mut state = link.state();
-            state.open.take_if(|open| open.since.elapsed() > YOUNG);
+            let doubted = link.state().open.take_if(|open| open.since.elapsed() > YOUNG);
+            if let Some(open) = doubted {
+                Close::Done.connection(&open.connection, "opened anew");
+            }
         }
     }
 
@@ -136,21 +162,24 @@ impl Links {
             Err(_) => Err(LinkError::NoAnswer(to)),
         };
         let mut state = link.state();
-        match &result {
+        match result {
             Ok(connection) => {
-                state.open = Some(Open {
-                    connection: connection.clone(),
-                    since: Instant::now(),
-                    room: connection.datagram_send_buffer_space(),
-                });
-                state.flush(connection);
+                // Nobody takes them any more from a node that ends.
+                let _ = self.0.opened.send(connection.clone());
+                state.flush(&connection);
+                state.open = Some(Open::new(connection.clone(), true));
+                Ok(connection)
             }
-            Err(_) => {
+            Err(error) => {
+                // The other one may have been quicker.
+                if let Some(connection) = state.connection() {
+                    return Ok(connection);
+                }
                 state.waiting.clear();
                 state.resting_until = Some(Instant::now() + REST);
+                Err(error)
             }
         }
-        result
     }
 
     /// Waits until what was sent has left this machine, for a while.
@@ -200,6 +229,17 @@ impl Link {
     }
 }
 
+impl Open {
+    fn new(connection: Connection, is_ours: bool) -> Self {
+        Self {
+            since: Instant::now(),
+            room: connection.datagram_send_buffer_space(),
+            is_ours,
+            connection,
+        }
+    }
+}
+
 impl State {
     /// Returns the connection if it has not ended. One that ended as soon as it was opened was turned away.
     fn connection(&mut self) -> Option<Connection> {
@@ -207,7 +247,7 @@ impl State {
         if open.connection.close_reason().is_none() {
             return Some(open.connection.clone());
         }
-        if open.since.elapsed() < REST {
+        if open.is_ours && open.since.elapsed() < REST {
             self.resting_until = Some(Instant::now() + REST);
         }
         self.open = None;

@@ -12,7 +12,11 @@ pub(crate) fn opened(purpose: Purpose) -> TransportConfig {
     let mut transport = common();
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_concurrent_bidi_streams(VarInt::from_u32(0)) // nodes open no streams to clients
+        // Nodes open no streams to clients, but to each other by whichever connection there is.
+        .max_concurrent_bidi_streams(match purpose {
+            Purpose::Gossip => streams(purpose),
+            Purpose::Control | Purpose::Tunnel | Purpose::Enrol => VarInt::from_u32(0),
+        })
         .receive_window(match purpose {
             Purpose::Tunnel => OPENED_TUNNEL_WINDOW,
             Purpose::Control | Purpose::Enrol | Purpose::Gossip => STREAM_WINDOW,
@@ -21,9 +25,7 @@ pub(crate) fn opened(purpose: Purpose) -> TransportConfig {
         transport
             .keep_alive_interval(Some(GOSSIP_KEEP_ALIVE))
             .max_idle_timeout(Some(IdleTimeout::from(GOSSIP_IDLE)))
-            .datagram_send_buffer_size(GOSSIP_SEND_BUFFER)
-            // None come back, but QUIC sends none where it would take none.
-            .datagram_receive_buffer_size(Some(MTU.into()))
+            .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
             // A datagram of 1162 bytes fits from the first packet on and for ever, and none is larger.
             .initial_mtu(MTU)
             .min_mtu(MTU)
@@ -54,6 +56,7 @@ fn common() -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .initial_rtt(INITIAL_RTT)
         .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(GOSSIP_SEND_BUFFER)
         // Ninety times the default's throughput where one packet in a hundred is lost, and no less anywhere.
         .congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
     transport

@@ -7,7 +7,7 @@ use super::*;
 /// A node that passes on the packets it gets.
 struct Listener {
     address: SocketAddr,
-    packets: tokio::sync::mpsc::Receiver<Bytes>,
+    packets: mpsc::Receiver<Bytes>,
 }
 
 /// A port is free a moment after the node that had it has ended.
@@ -27,7 +27,7 @@ fn identity(ca: &ClusterCa, name: &str) -> Identity {
 
 fn listen(ca: &ClusterCa, identity: &Identity, socket: std::net::UdpSocket) -> Listener {
     let endpoint = transport::server_endpoint(socket, identity).unwrap();
-    let (sender, packets) = tokio::sync::mpsc::channel(64);
+    let (sender, packets) = mpsc::channel(64);
     let cluster = ca.cluster().clone();
     let address = endpoint.local_addr().unwrap();
     tokio::spawn(async move {
@@ -46,7 +46,7 @@ fn listen(ca: &ClusterCa, identity: &Identity, socket: std::net::UdpSocket) -> L
 
 fn links(ca: &ClusterCa) -> Links {
     let identity = watch::Sender::new(identity(ca, "me")).subscribe();
-    Links::new(transport::client_endpoint().unwrap(), identity)
+    Links::new(transport::client_endpoint().unwrap(), identity).0
 }
 
 impl Listener {
@@ -152,4 +152,58 @@ async fn an_address_that_nobody_answers_at_is_left_alone_for_a_while() {
     links.send(address, vec![1].into());
     links.flushed().await;
     assert!(!links.is_busy(), "the packet is lost");
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_in_serves_both_ways_and_the_last_one_is_the_one() {
+    let ca = ClusterCa::found(Utc::now()).unwrap();
+    let serve = |name| {
+        let socket = transport::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        transport::server_endpoint(socket, &identity(&ca, name)).unwrap()
+    };
+    let (a, b) = (serve("a"), serve("b"));
+    let identity_of = |name| watch::Sender::new(identity(&ca, name)).subscribe();
+    let (links_a, mut opened) = Links::new(a.clone(), identity_of("a"));
+    let (links_b, _) = Links::new(b.clone(), identity_of("b"));
+    let come = async || {
+        let connecting = transport::accept(&b).await.unwrap();
+        let accepted = transport::handshake(connecting, ca.cluster()).await.unwrap();
+        links_b.adopt(accepted.connection.clone());
+        accepted.connection
+    };
+    let (here, there) = (a.local_addr().unwrap(), b.local_addr().unwrap());
+    let (first, _) = tokio::join!(links_a.connection(there), come());
+    let at_a = opened.recv().await.unwrap();
+    assert_eq!(at_a.stable_id(), first.unwrap().stable_id());
+    links_b.send(here, vec![7; 1162].into());
+    assert_eq!(at_a.read_datagram().await.unwrap(), vec![7; 1162]);
+    assert_eq!(b.open_connections(), 1);
+
+    let (me, to) = (identity(&ca, "a"), there.to_string());
+    let (_, second) = tokio::join!(connect(&a, &me, &to, Purpose::Gossip), come());
+    let used = links_b.connection(here).await.unwrap();
+    assert_eq!(used.stable_id(), second.stable_id());
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_answers_at_is_reached_as_soon_as_its_node_connects() {
+    let ca = ClusterCa::found(Utc::now()).unwrap();
+    let socket = bind(0).await;
+    let address = socket.local_addr().unwrap();
+    let links = links(&ca);
+    assert!(links.connection(address).await.is_err());
+    assert!(links.link(address).state().is_resting());
+
+    let server = transport::server_endpoint(bind(0).await, &identity(&ca, "me")).unwrap();
+    let node = transport::server_endpoint(socket, &identity(&ca, "a")).unwrap();
+    let to = server.local_addr().unwrap().to_string();
+    let a = identity(&ca, "a");
+    let come = async {
+        let connecting = transport::accept(&server).await.unwrap();
+        transport::handshake(connecting, ca.cluster()).await.unwrap()
+    };
+    let (dialled, came) = tokio::join!(connect(&node, &a, &to, Purpose::Gossip), come);
+    links.adopt(came.connection);
+    links.send(address, vec![1].into());
+    assert_eq!(dialled.unwrap().read_datagram().await.unwrap(), vec![1]);
 }
