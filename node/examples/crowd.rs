@@ -17,7 +17,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use zdap_node::cluster::{Seen, View};
+use zdap_node::cluster::Seen;
 use zdap_node::gossip::MemberState;
 use zdap_proto::message::Invited;
 
@@ -79,16 +79,23 @@ impl Crowd {
     /// Waits until each knows all there is to know of all.
     async fn agrees(&self) {
         while !self.all_agree() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // One after the other: looking at all of hundreds at all of hundreds takes its time.
+            for node in &self.nodes {
+                while !self.knows_all(node) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
         }
     }
 
     fn all_agree(&self) -> bool {
-        let knows_all = |view: &View| {
-            let known = view.members.values();
-            known.filter(|seen| is_known(seen)).count() == self.nodes.len()
-        };
-        self.nodes.iter().all(|node| knows_all(&node.views.borrow()))
+        self.nodes.iter().all(|node| self.knows_all(node))
+    }
+
+    fn knows_all(&self, node: &Apart) -> bool {
+        let view = node.views.borrow();
+        let known = view.members.values();
+        known.filter(|seen| is_known(seen)).count() == self.nodes.len()
     }
 }
 

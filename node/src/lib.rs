@@ -252,12 +252,9 @@ pub async fn serve_watched(
         runtime,
         clock,
     });
-    // Before anything is put right: what looks like this node's own may be its namesake's. And not with the links of the
-    // gossip, which leave a node alone for a while that does not answer.
-    let (asking, _) = Links::new(endpoint.clone(), node.certified.subscribe());
-    namesake::refuse(&asking, &contacts, &node.name, address).await?;
-    drop(asking);
     let (links, opened) = Links::new(endpoint.clone(), node.certified.subscribe());
+    // Before anything is put right: what looks like this node's own may be its namesake's.
+    namesake::refuse(&links, &contacts, &node.name, address).await?;
     let stopped_clones = node.put_right(node.clock.now()).await;
     report::tell(&node, &mut report::Told::new(&node.cluster));
     state.publish_port(port).context("write down the port")?;

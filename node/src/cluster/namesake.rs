@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, interval, sleep_until};
 use zdap_proto::identity::Subject;
 use zdap_proto::name::NodeName;
 use zdap_proto::transport;
@@ -15,7 +15,7 @@ use zdap_proto::transport;
 use crate::gossip::links::Links;
 use crate::gossip::streams;
 
-/// Fails if another node answers to this node's name. The nodes at `contacts` are asked where it is, and whoever is there
+/// Fails if another node answers to this node's name. Nodes at `contacts` are asked where it is, and whoever is there
 /// is asked for its certificate: this node itself, at an address it has left, does not answer.
 pub(crate) async fn refuse(
     links: &Links,
@@ -38,12 +38,23 @@ async fn find(
     name: &NodeName,
     address: SocketAddr,
 ) -> Option<SocketAddr> {
-    let asks = contacts.iter().map(|contact| streams::who(links, *contact, name));
-    let mut asks: FuturesUnordered<_> = asks.collect();
+    let mut unasked = contacts.iter();
+    let mut asks = FuturesUnordered::new();
     let mut asked = BTreeSet::from([address]);
     // Nobody at all is there when the whole cluster starts again.
     let mut patience = Instant::now() + PATIENCE;
-    while let Ok(Some(answer)) = timeout_at(patience, asks.next()).await {
+    let mut more = interval(BETWEEN);
+    while unasked.len() > 0 || !asks.is_empty() {
+        let answer = tokio::select! {
+            biased; // so that a simulation is the same each time
+            () = sleep_until(patience) => return None,
+            Some(answer) = asks.next() => answer,
+            _ = more.tick(), if unasked.len() > 0 => {
+                let some = unasked.by_ref().take(AT_ONCE);
+                asks.extend(some.map(|contact| streams::who(links, *contact, name)));
+                continue;
+            }
+        };
         if answer.is_ok() {
             patience = patience.min(Instant::now() + GRACE);
         }
@@ -62,3 +73,6 @@ async fn find(
 const PATIENCE: Duration = Duration::from_secs(1);
 /// When one has answered, the others that are there do too.
 const GRACE: Duration = Duration::from_millis(200);
+/// So many nodes are asked at once, and as many more a little later: each takes a handshake, and of hundreds one is enough.
+const AT_ONCE: usize = 8;
+const BETWEEN: Duration = Duration::from_millis(25);
