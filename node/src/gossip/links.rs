@@ -72,6 +72,20 @@ struct Open {
     is_ours: bool,
     /// Room for packets that are to be sent, while there is none.
     room: usize,
+    trust: Trust,
+}
+
+/// Whether a connection leads to somebody.
+#[derive(Debug, PartialEq, Eq)]
+enum Trust {
+    Full,
+    /// It is to be tried.
+    Doubted,
+    /// It has been used since, when so many packets had come over it.
+    Tried {
+        at: Instant,
+        heard: u64,
+    },
 }
 
 impl Links {
@@ -126,15 +140,15 @@ impl Links {
         }
     }
 
-    /// Has the connection to an address opened anew for the next packet, unless it is young: then it most likely is to the
-    /// process that is there now.
+    /// Has the connection to an address opened anew if nothing comes back for what is sent over it next. Not without trying
+    /// it: when many nodes are held up, and so given up and back under other epochs, as many handshakes hold them up more.
     pub(crate) fn doubt(&self, to: SocketAddr) {
         let link = self.links().get(&to).map(Arc::clone);
-        if let Some(link) = link {
-            let doubted = link.state().open.take_if(|open| open.since.elapsed() > YOUNG);
-            if let Some(open) = doubted {
-                Close::Done.connection(&open.connection, "opened anew");
-            }
+        if let Some(link) = link
+            && let Some(open) = &mut link.state().open
+            && open.trust == Trust::Full
+        {
+            open.trust = Trust::Doubted;
         }
     }
 
@@ -235,19 +249,39 @@ impl Open {
             since: Instant::now(),
             room: connection.datagram_send_buffer_space(),
             is_ours,
+            trust: Trust::Full,
             connection,
         }
+    }
+
+    /// Notes that the connection is about to be used; returns whether it is deaf. What is sent is acknowledged.
+    fn is_deaf(&mut self) -> bool {
+        let heard = || self.connection.stats().udp_rx.datagrams;
+        match self.trust {
+            Trust::Full => {}
+            Trust::Doubted => {
+                self.trust = Trust::Tried {
+                    at: Instant::now(),
+                    heard: heard(),
+                }
+            }
+            Trust::Tried { heard: before, .. } if heard() > before => self.trust = Trust::Full,
+            Trust::Tried { at, .. } => return at.elapsed() > DEAF,
+        }
+        false
     }
 }
 
 impl State {
-    /// Returns the connection if it has not ended. One that ended as soon as it was opened was turned away.
+    /// Returns the connection, to be used, if it has not ended. One that ended as soon as it was opened was turned away.
     fn connection(&mut self) -> Option<Connection> {
-        let open = self.open.as_ref()?;
+        let open = self.open.as_mut()?;
         if open.connection.close_reason().is_none() {
-            return Some(open.connection.clone());
-        }
-        if open.is_ours && open.since.elapsed() < REST {
+            if !open.is_deaf() {
+                return Some(open.connection.clone());
+            }
+            Close::Done.connection(&open.connection, "no answer");
+        } else if open.is_ours && open.since.elapsed() < REST {
             self.resting_until = Some(Instant::now() + REST);
         }
         self.open = None;
@@ -277,8 +311,8 @@ impl State {
 /// The first packet of a handshake is sent again after 0.3 s and 0.9 s. Whoever comes back is then reached by a new attempt
 /// and not by the tail of an old one.
 const DIAL: Duration = Duration::from_millis(1500);
-/// Longer than it takes to hear of a node that has restarted, once it is reached.
-const YOUNG: Duration = Duration::from_secs(2);
+/// An acknowledgement takes a round trip and at most 25 ms.
+const DEAF: Duration = Duration::from_millis(500);
 /// Whoever has not answered is left alone so long.
 const REST: Duration = Duration::from_millis(250);
 /// What the membership has to say to one node in the time of a handshake.
