@@ -260,7 +260,7 @@ impl Driving {
         done
     }
 
-    /// Gives up the connection to a node that is in another life than it was: what is sent over it may go nowhere.
+    /// Doubts the connection to a node that is in another life than it was: what is sent over it may go nowhere.
     fn follow(&self, member: &Member) {
         let view = self.board.view();
         let before = view.members.get(&member.name);

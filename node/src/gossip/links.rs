@@ -62,6 +62,8 @@ struct State {
     /// Packets that came while it was dialled.
     waiting: VecDeque<Bytes>,
     resting_until: Option<Instant>,
+    /// Attempts in a row that have failed.
+    failures: u32,
 }
 
 #[derive(Debug)]
@@ -107,8 +109,7 @@ impl Links {
         let link = self.link(transport::remote(&connection));
         let mut state = link.state();
         state.flush(&connection);
-        state.resting_until = None;
-        state.open = Some(Open::new(connection, false));
+        state.use_from_now_on(Open::new(connection, false));
     }
 
     /// Sends a packet, or loses it. Dials in a task if there is no connection yet.
@@ -181,7 +182,7 @@ impl Links {
                 // Nobody takes them any more from a node that ends.
                 let _ = self.0.opened.send(connection.clone());
                 state.flush(&connection);
-                state.open = Some(Open::new(connection.clone(), true));
+                state.use_from_now_on(Open::new(connection.clone(), true));
                 Ok(connection)
             }
             Err(error) => {
@@ -190,7 +191,7 @@ impl Links {
                     return Ok(connection);
                 }
                 state.waiting.clear();
-                state.resting_until = Some(Instant::now() + REST);
+                state.rest();
                 Err(error)
             }
         }
@@ -282,7 +283,7 @@ impl State {
             }
             Close::Done.connection(&open.connection, "no answer");
         } else if open.is_ours && open.since.elapsed() < REST {
-            self.resting_until = Some(Instant::now() + REST);
+            self.rest();
         }
         self.open = None;
         None
@@ -293,6 +294,18 @@ impl State {
             // What cannot be sent is lost, as packets are.
             let _ = connection.send_datagram(packet);
         }
+    }
+
+    fn use_from_now_on(&mut self, open: Open) {
+        self.open = Some(open);
+        self.resting_until = None;
+        self.failures = 0;
+    }
+
+    fn rest(&mut self) {
+        let rest = REST * 2_u32.pow(self.failures.min(DOUBLINGS));
+        self.resting_until = Some(Instant::now() + rest);
+        self.failures = self.failures.saturating_add(1);
     }
 
     fn is_resting(&self) -> bool {
@@ -311,10 +324,14 @@ impl State {
 /// The first packet of a handshake is sent again after 0.3 s and 0.9 s. Whoever comes back is then reached by a new attempt
 /// and not by the tail of an old one.
 const DIAL: Duration = Duration::from_millis(1500);
-/// An acknowledgement takes a round trip and at most 25 ms.
-const DEAF: Duration = Duration::from_millis(500);
-/// Whoever has not answered is left alone so long.
+/// An acknowledgement takes a round trip and at most 25 ms, and seconds from a node that is held up. One that has lost its
+/// key connects by itself before.
+const DEAF: Duration = Duration::from_secs(3);
+/// Whoever has not answered is left alone so long, and longer each time, unless it connects by itself: where many are held
+/// up, handshakes that are given up and begun again hold them up more.
 const REST: Duration = Duration::from_millis(250);
+/// Up to 2 s.
+const DOUBLINGS: u32 = 3;
 /// What the membership has to say to one node in the time of a handshake.
 const MAX_WAITING: usize = 8;
 /// For the last packets of a node that leaves; those that it has no connection for take a handshake.

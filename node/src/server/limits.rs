@@ -108,8 +108,8 @@ fn most(subject: &Subject, purpose: Purpose) -> usize {
         // A relay has one, and for a moment two; each may make the node hold 64 MiB.
         Purpose::Tunnel => 64,
         Purpose::Enrol => NEWCOMERS,
-        // A node has one, and those of its earlier lives until they have been silent for two minutes: one that starts and
-        // dies every second must still be heard.
+        // A node has one or two, and those of its earlier lives until they have been silent for two minutes: one that starts
+        // and dies every second must still be heard.
         Purpose::Gossip => 256,
     }
 }

@@ -88,7 +88,11 @@ async fn packets_that_wait_for_a_connection_are_few_and_the_newest() {
 }
 
 /// Sends to a node that is killed and comes back, with whatever key its disk has then.
-async fn reaches_after_a_restart(again: fn(&ClusterCa, &Identity) -> Identity, is_doubted: bool) {
+async fn reaches_after_a_restart(
+    again: fn(&ClusterCa, &Identity) -> Identity,
+    is_doubted: bool,
+    within: Duration,
+) {
     let ca = ClusterCa::found(Utc::now()).unwrap();
     let me = identity(&ca, "a");
     let machine = tokio::runtime::Builder::new_multi_thread()
@@ -119,18 +123,18 @@ async fn reaches_after_a_restart(again: fn(&ClusterCa, &Identity) -> Identity, i
             }
         }
     };
-    let came = timeout(Duration::from_secs(2), came).await;
-    assert_eq!(came.expect("sooner than a suspect is given up"), vec![2]);
+    let came = timeout(within, came).await;
+    assert_eq!(came.expect("it is reached"), vec![2]);
 }
 
 #[tokio::test]
 async fn a_node_that_has_restarted_is_reached_within_a_few_packets() {
-    reaches_after_a_restart(|_, before| before.clone(), false).await;
+    reaches_after_a_restart(|_, before| before.clone(), false, Duration::from_secs(2)).await;
 }
 
 #[tokio::test]
 async fn a_node_that_has_lost_its_key_is_reached_when_its_connection_is_doubted() {
-    reaches_after_a_restart(|ca, _| identity(ca, "a"), true).await;
+    reaches_after_a_restart(|ca, _| identity(ca, "a"), true, 2 * DEAF).await;
 }
 
 #[tokio::test]
@@ -216,4 +220,14 @@ async fn an_address_that_nobody_answers_at_is_reached_as_soon_as_its_node_connec
     links.adopt(came.connection);
     links.send(address, vec![1].into());
     assert_eq!(dialled.unwrap().read_datagram().await.unwrap(), vec![1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_never_answers_is_left_alone_for_longer_each_time_up_to_2_s() {
+    let mut state = State::default();
+    let rests = [250, 500, 1000, 2000, 2000].map(Duration::from_millis);
+    for rest in rests {
+        state.rest();
+        assert_eq!(state.resting_until, Some(Instant::now() + rest));
+    }
 }
