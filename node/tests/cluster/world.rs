@@ -19,6 +19,7 @@ use zdap_node::clock::Clock;
 use zdap_node::cluster::{GossipSetup, View};
 use zdap_node::config::{Config, StorageChoice};
 use zdap_node::faults::Faults;
+use zdap_node::gossip::Settings;
 use zdap_node::machine::Figures;
 use zdap_node::node::Node;
 use zdap_node::state::{self, StateDir};
@@ -46,6 +47,8 @@ pub(crate) struct Machine {
     pub(crate) runtime: runtime::memory::Memory,
     /// Of nodes that run apart.
     pub(crate) faults: Faults,
+    /// Of the gossip.
+    pub(crate) settings: Settings,
     name: &'static str,
     figures: Figures,
     state: Arc<TempDir>,
@@ -95,6 +98,7 @@ impl Machine {
             storage: storage::memory::Memory::new(),
             runtime: runtime::memory::Memory::new().with_echo(),
             faults: Faults::none(),
+            settings: Settings::default(),
             name,
             figures: Figures::Fixed(zdap_node::machine::Machine {
                 available_memory_bytes: 64 << 30,
@@ -281,7 +285,10 @@ impl Machine {
             runtime: Arc::new(self.runtime.clone()),
             clock: Clock::Machine,
             figures: self.figures,
-            gossip: GossipSetup::default(),
+            gossip: GossipSetup {
+                settings: self.settings.clone(),
+                ..GossipSetup::default()
+            },
         };
         Ok((config, parts))
     }
