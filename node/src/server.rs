@@ -93,10 +93,12 @@ async fn attend_opened(node: Arc<Node>, mut opened: Opened) {
     while let Some(connection) = opened.recv().await {
         let node = Arc::clone(&node);
         tokio::spawn(async move {
-            if let Some(Subject::Node(name)) = transport::peer(&connection).map(|peer| peer.subject) {
-                let valid_until = transport::valid_until(&connection);
-                node.cluster.attend(&connection, name, valid_until).await;
-            }
+            let name = transport::peer(&connection).map(|peer| peer.subject);
+            let valid_until = transport::valid_until(&connection);
+            let (Some(Subject::Node(name)), Some(_)) = (name, valid_until) else {
+                return Close::Forbidden.connection(&connection, "the certificate is not understood here");
+            };
+            node.cluster.attend(&connection, name, valid_until).await;
         });
     }
 }

@@ -1,19 +1,18 @@
 //! No two living nodes of one name: whoever comes second does not start.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::bail;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use zdap_proto::identity::Subject;
 use zdap_proto::name::NodeName;
 use zdap_proto::transport;
 
 use crate::gossip::links::Links;
-use crate::gossip::streams;
+use crate::gossip::streams::{self, AskError};
 
 /// Fails if another node answers to this node's name. Nodes at `contacts` are asked where it is, and whoever is there
 /// is asked for its certificate: this node itself, at an address it has left, does not answer.
@@ -40,33 +39,42 @@ async fn find(
 ) -> Option<SocketAddr> {
     let mut unasked = contacts.iter();
     let mut asks = FuturesUnordered::new();
-    let mut asked = BTreeSet::from([address]);
     // Nobody at all is there when the whole cluster starts again.
     let mut patience = Instant::now() + PATIENCE;
     let mut more = interval(BETWEEN);
+    more.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while unasked.len() > 0 || !asks.is_empty() {
-        let answer = tokio::select! {
-            biased; // so that a simulation is the same each time
+        tokio::select! {
+            biased; // so that a simulation is the same each time, and what has been said counts
+            Some(answer) = asks.next() => match answer {
+                Ok(Some(other)) => return Some(other),
+                Ok(None) => patience = patience.min(Instant::now() + GRACE),
+                Err(_) => {}
+            },
             () = sleep_until(patience) => return None,
-            Some(answer) = asks.next() => answer,
             _ = more.tick(), if unasked.len() > 0 => {
                 let some = unasked.by_ref().take(AT_ONCE);
-                asks.extend(some.map(|contact| streams::who(links, *contact, name)));
-                continue;
+                asks.extend(some.map(|contact| ask(links, *contact, name, address)));
             }
-        };
-        if answer.is_ok() {
-            patience = patience.min(Instant::now() + GRACE);
-        }
-        if let Ok(Some(told)) = answer
-            && asked.insert(told)
-            && let Ok(connection) = links.connection(told).await
-            && transport::peer(&connection).is_some_and(|peer| peer.subject == Subject::Node(name.clone()))
-        {
-            return Some(told);
         }
     }
     None
+}
+
+/// Asks the node at `contact` who else goes by `name`, and makes sure of it.
+async fn ask(
+    links: &Links,
+    contact: SocketAddr,
+    name: &NodeName,
+    address: SocketAddr,
+) -> Result<Option<SocketAddr>, AskError> {
+    let told = streams::who(links, contact, name).await?;
+    let Some(told) = told.filter(|told| *told != address) else {
+        return Ok(None);
+    };
+    let connection = links.connection(told).await.map_err(AskError::Link)?;
+    let is_it = transport::peer(&connection).is_some_and(|peer| peer.subject == Subject::Node(name.clone()));
+    Ok(is_it.then_some(told))
 }
 
 /// Longer than nodes that are there take to answer, and short for whoever waits for the start.

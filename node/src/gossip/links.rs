@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, SendDatagramError};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use zdap_proto::connect::{ConnectError, connect};
 use zdap_proto::identity::Identity;
 use zdap_proto::transport::{self, Close, Purpose};
@@ -29,10 +31,12 @@ struct Shared {
     endpoint: Endpoint,
     identity: watch::Receiver<Identity>,
     links: Mutex<BTreeMap<SocketAddr, Arc<Link>>>,
+    /// Where connections live: they outlast the gossip's own thread until the endpoint is closed.
+    runtime: Handle,
     opened: mpsc::UnboundedSender<Connection>,
 }
 
-/// The connections that a node opens, to be read as those that it accepts. No more than there are nodes.
+/// The connections that a node opens, to be read as those that it accepts.
 pub(crate) type Opened = mpsc::UnboundedReceiver<Connection>;
 
 /// Why there is no connection.
@@ -91,13 +95,14 @@ enum Trust {
 }
 
 impl Links {
-    /// What comes over its connections is lost if nobody takes them out of the receiver.
+    /// What comes over its connections is lost if nobody takes them out of the receiver. Inside the runtime that serves.
     pub(crate) fn new(endpoint: Endpoint, identity: watch::Receiver<Identity>) -> (Self, Opened) {
         let (opened, others) = mpsc::unbounded_channel();
         let shared = Shared {
             endpoint,
             identity,
             links: Mutex::default(),
+            runtime: Handle::current(),
             opened,
         };
         (Self(Arc::new(shared)), others)
@@ -108,7 +113,6 @@ impl Links {
     pub(crate) fn adopt(&self, connection: Connection) {
         let link = self.link(transport::remote(&connection));
         let mut state = link.state();
-        state.flush(&connection);
         state.use_from_now_on(Open::new(connection, false));
     }
 
@@ -170,18 +174,20 @@ impl Links {
         }
         let identity = self.0.identity.borrow().clone();
         let address = to.to_string();
-        let dialled = connect(&self.0.endpoint, &identity, &address, Purpose::Gossip);
+        let endpoint = self.0.endpoint.clone();
+        let dial = async move { connect(&endpoint, &identity, &address, Purpose::Gossip).await };
+        let dialled = AbortOnDropHandle::new(self.0.runtime.spawn(dial));
         let result = match timeout(DIAL, dialled).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(LinkError::Connect(to, error)),
-            Err(_) => Err(LinkError::NoAnswer(to)),
+            Ok(Ok(Ok(connection))) => Ok(connection),
+            Ok(Ok(Err(error))) => Err(LinkError::Connect(to, error)),
+            // That it is not done means that the node itself is coming to its end.
+            Ok(Err(_)) | Err(_) => Err(LinkError::NoAnswer(to)),
         };
         let mut state = link.state();
         match result {
             Ok(connection) => {
                 // Nobody takes them any more from a node that ends.
                 let _ = self.0.opened.send(connection.clone());
-                state.flush(&connection);
                 state.use_from_now_on(Open::new(connection.clone(), true));
                 Ok(connection)
             }
@@ -297,6 +303,7 @@ impl State {
     }
 
     fn use_from_now_on(&mut self, open: Open) {
+        self.flush(&open.connection);
         self.open = Some(open);
         self.resting_until = None;
         self.failures = 0;
@@ -317,7 +324,9 @@ impl State {
             .as_ref()
             .is_some_and(|open| open.connection.close_reason().is_none())
             || !self.waiting.is_empty()
-            || self.is_resting()
+            || self
+                .resting_until
+                .is_some_and(|until| until.elapsed() < REMEMBERED)
     }
 }
 
@@ -332,6 +341,8 @@ const DEAF: Duration = Duration::from_secs(3);
 const REST: Duration = Duration::from_millis(250);
 /// Up to 2 s.
 const DOUBLINGS: u32 = 3;
+/// How long it is known after a rest that somebody did not answer.
+const REMEMBERED: Duration = Duration::from_secs(10);
 /// What the membership has to say to one node in the time of a handshake.
 const MAX_WAITING: usize = 8;
 /// For the last packets of a node that leaves; those that it has no connection for take a handshake.

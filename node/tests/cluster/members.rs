@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use zdap_node::cluster::{Seen, View};
+use zdap_node::faults::Faults;
 use zdap_node::gossip::MemberState;
 use zdap_proto::identity::Subject;
 use zdap_proto::message::Invited;
 use zdap_proto::transport::Purpose;
 
 use crate::by_hand::turned_away;
-use crate::world::{Apart, Machine};
+use crate::world::{Apart, Machine, SOON};
 
 /// The first node of a cluster, with a snapshot, and others that have joined it.
 async fn cluster<const OTHERS: usize>(
@@ -239,6 +240,21 @@ async fn a_user_hears_nothing_of_the_gossip() {
         "{reason}"
     );
     node.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_has_stopped_lets_go_of_its_port_also_when_it_has_spoken_to_others() {
+    let machines = ["a", "b"].map(Machine::new);
+    let a = machines[0].start_apart(0, None).await.unwrap();
+    let token = a.token(Invited::Node).await;
+    let b = machines[1].start_with(Faults::none(), 0, Some(&token)).await;
+    let b = b.unwrap();
+    a.until("b is known", |view| is_known(view, "b")).await;
+    let port = b.port();
+    b.stop().await;
+    let again = machines[1].start_with(Faults::none(), port, None);
+    let again = tokio::time::timeout(SOON, again).await;
+    again.expect("the port is free").unwrap();
 }
 
 #[tokio::test]
