@@ -231,3 +231,19 @@ async fn whoever_never_answers_is_left_alone_for_longer_each_time_up_to_2_s() {
         assert_eq!(state.resting_until, Some(Instant::now() + rest));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_outlives_the_runtime_that_wanted_it() {
+    let ca = ClusterCa::found(Utc::now()).unwrap();
+    let mut node = listen(&ca, &identity(&ca, "a"), bind(0).await);
+    let links = links(&ca);
+    let (elsewhere, to) = (links.clone(), node.address);
+    let dialled = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        runtime.block_on(elsewhere.connection(to)).unwrap()
+    });
+    let connection = dialled.join().unwrap();
+    connection.send_datagram(vec![1].into()).unwrap();
+    assert_eq!(node.next().await, vec![1]);
+}
