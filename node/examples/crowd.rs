@@ -17,7 +17,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use zdap_node::cluster::Seen;
+use zdap_node::cluster::{Seen, View};
 use zdap_node::gossip::MemberState;
 use zdap_proto::message::Invited;
 
@@ -82,21 +82,18 @@ impl Crowd {
     /// Waits until each knows all there is to know of all.
     async fn agrees(&self) {
         while !self.all_agree() {
-            // One after the other: looking at all of hundreds at all of hundreds takes its time.
             for node in &self.nodes {
-                while !self.knows_all(node) {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
+                let mut views = node.views.clone();
+                views.wait_for(|view| self.is_all_of(view)).await.unwrap();
             }
         }
     }
 
     fn all_agree(&self) -> bool {
-        self.nodes.iter().all(|node| self.knows_all(node))
+        self.nodes.iter().all(|node| self.is_all_of(&node.views.borrow()))
     }
 
-    fn knows_all(&self, node: &Apart) -> bool {
-        let view = node.views.borrow();
+    fn is_all_of(&self, view: &View) -> bool {
         let known = view.members.values();
         known.filter(|seen| is_known(seen)).count() == self.nodes.len()
     }
