@@ -59,12 +59,14 @@ pub(super) async fn clone(node: &Arc<Node>, wanted: Wanted) -> Result<Answered, 
         attempt: wanted.attempt,
         now: node.clock.now(),
     };
+    let attempt = order.attempt;
     let now = Instant::now().into_std();
     let _place = node.reservations.take(&order.request_id, now);
     let (record, stages) = node.clones.create(order).await?;
     let made = stages.is_some().then(|| Made {
         clone: record.id.clone(),
         node: node.name.clone(),
+        attempt,
     });
     let answer = Answer::Created {
         clone: record.view(&node.name),

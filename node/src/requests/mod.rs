@@ -61,6 +61,8 @@ pub struct Made {
     pub clone: CloneId,
     /// Where it is.
     pub node: NodeName,
+    /// Which attempt it was the answer to: a later one may have been answered with it too.
+    pub attempt: u32,
 }
 
 /// Does what is asked of this node by `peer`, or says why not.
@@ -209,10 +211,10 @@ pub async fn answer(
     Ok(answer.into())
 }
 
-/// Takes back what was made for an asker who no longer wants it.
+/// Takes back what was made for an asker who no longer wants it, unless a later attempt was answered with it.
 pub async fn undo(node: &Arc<Node>, made: &Made) {
     tracing::info!(clone = %made.clone, node = %made.node, "nobody waits for this clone any more");
-    if let Err(error) = placing::destroy(node, &made.node, made.clone.clone()).await {
+    if let Err(error) = placing::take_back(node, made).await {
         tracing::warn!(clone = %made.clone, %error, "a clone that nobody waits for goes when its node is back");
         node.placing.unwanted.note(made);
     }

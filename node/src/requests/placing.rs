@@ -22,7 +22,7 @@ use zdap_proto::refusal::{Refusal, RefusalKind};
 
 use self::asking::{NotMade, ask_for_offers, make, note, outpaced, reserve};
 use self::quota::Quotas;
-pub(super) use self::stray::destroy;
+pub(super) use self::stray::take_back;
 pub use self::stray::take_back_strays;
 use self::stray::{Stray, Strays};
 use self::survey::{Survey, real_name};
@@ -137,6 +137,7 @@ async fn in_turn(
                 let made = placed.as_ref().filter(|_| wanted.attempt > 0).map(|found| Made {
                     clone: found.clone.id.clone(),
                     node: found.clone.node.clone(),
+                    attempt: wanted.attempt,
                 });
                 return Ok(Answered { made, ..answered });
             }

@@ -390,6 +390,32 @@ async fn an_answer_that_is_given_up_half_read_leaves_no_clone_on_another_node_ei
 }
 
 #[tokio::test]
+async fn a_first_try_that_is_given_up_does_not_take_the_clone_that_the_second_was_told_of() {
+    let together = Together::start(&["a", "b"]).await;
+    for at in ["a", "b"] {
+        let [a, b] = &together.nodes[..] else {
+            panic!("two")
+        };
+        let ada = a.user("ada").await;
+        let first_try = opened(a, by_hand(a, Some(&ada.identity), Purpose::Control, deaf())).await;
+        let (mut send, mut receive) = first_try.open_bi().await.unwrap();
+        let request = order_at(at, &RequestId::random());
+        frame::write(&mut send, &bare(request.clone()), REQUEST_CAP)
+            .await
+            .unwrap();
+        receive.read_exact(&mut [0]).await.unwrap();
+        let before = together.clones().await;
+
+        let second_try = b.client(ada.identity.clone()).await;
+        created(second_try.ask(&retry(request)).await.unwrap());
+        receive.stop(ABANDONED).unwrap();
+        // The node lets go of the request when it has done what there is to do about it.
+        send.stopped().await.unwrap();
+        assert_eq!(together.clones().await, before);
+    }
+}
+
+#[tokio::test]
 async fn a_clone_that_nobody_waits_for_goes_also_where_its_node_is_lost_at_that_moment() {
     let mut together = Together::start(&["a", "b"]).await;
     let a = &together.nodes[0];

@@ -172,6 +172,7 @@ pub(super) async fn make(
             let made = Made {
                 clone: clone.id.clone(),
                 node: clone.node.clone(),
+                attempt: wanted.attempt,
             };
             let answer = Answer::Created {
                 clone,

@@ -217,19 +217,19 @@ async fn take_back_from(
     given_up: &[Made],
 ) -> Result<(), PeerError> {
     for made in given_up.iter().filter(|made| made.node == *at) {
-        destroy(node, at, made.clone.clone()).await?;
+        take_back(node, made).await?;
         node.placing.unwanted.forget(made);
     }
     for stray in lost.iter().filter(|stray| stray.node == *at) {
         // Asked for once more meanwhile, it may be the one that somebody has.
-        while !take_back(node, stray).await? {}
+        while !choose_one(node, stray).await? {}
         node.placing.strays.forget(stray);
     }
     Ok(())
 }
 
 /// Leaves of a request's clones the one that somebody has; returns whether that is so.
-async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<bool, PeerError> {
+async fn choose_one(node: &Arc<Node>, stray: &Stray) -> Result<bool, PeerError> {
     let Some(answered) = &stray.answered else {
         return Ok(true);
     };
@@ -261,33 +261,34 @@ async fn take_back(node: &Arc<Node>, stray: &Stray) -> Result<bool, PeerError> {
     if let Some(turn) = node.placing.turn(&stray.owner, &stray.request_id) {
         turn.lock().await.take_if(|placed| placed.clone.id == stale.id);
     }
-    if stale.node == node.name {
-        return Ok(node.clones.take_back(&stale.id, attempt).await);
-    }
-    let (at, itself) = (&stale.node, node.identity.subject());
-    let request = Request::TakeBack {
+    let stale = Made {
         clone: stale.id,
+        node: stale.node,
         attempt,
     };
+    take_back(node, &stale).await
+}
+
+/// Destroys a clone at its node, this one or another, unless it was the answer to a later attempt; returns whether it is
+/// gone, or says why it may still be there.
+pub(in super::super) async fn take_back(node: &Arc<Node>, made: &Made) -> Result<bool, PeerError> {
+    let Made {
+        clone,
+        node: at,
+        attempt,
+    } = made;
+    if *at == node.name {
+        return Ok(node.clones.take_back(clone, *attempt).await);
+    }
+    let request = Request::TakeBack {
+        clone: clone.clone(),
+        attempt: *attempt,
+    };
+    let itself = node.identity.subject();
     let Answer::TakenBack { is_gone } = node.peers.ask(at, itself, &request, DESTROYED).await? else {
         return Err(Trouble::OddAnswer.of(at));
     };
     Ok(is_gone)
-}
-
-/// Destroys a clone at a node, this one or another, or says why it may still be there.
-pub(in super::super) async fn destroy(
-    node: &Arc<Node>,
-    at: &NodeName,
-    clone: CloneId,
-) -> Result<(), PeerError> {
-    if *at == node.name {
-        node.clones.destroy(&clone).await;
-        return Ok(());
-    }
-    let (itself, request) = (node.identity.subject(), Request::DestroyClone { clone });
-    let done = node.peers.ask(at, itself, &request, DESTROYED);
-    done.await.map(drop)
 }
 
 /// Asks a node, this one or another, for a clone.

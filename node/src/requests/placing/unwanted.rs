@@ -1,7 +1,7 @@
 //! Clones that nobody waits for any more, on nodes that could not be told so.
 //!
 //! ```text
-//! <state-dir>/unwanted   node, clone: one a line
+//! <state-dir>/unwanted   node, clone, attempt that it was the answer to: one a line
 //! ```
 
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use super::super::Made;
 use super::locked;
 use crate::state::{read_if_any, replace};
 
-/// The clones that are still to be destroyed. An id is never given twice, so it is safe to do so at any time.
+/// The clones that are still to be taken back. An id is never given twice, so it is safe to do so at any time.
 #[derive(Debug)]
 pub(crate) struct Unwanted {
     file: PathBuf,
@@ -67,7 +67,7 @@ impl Unwanted {
     fn write(&self, waiting: &VecDeque<Made>) {
         let lines = waiting
             .iter()
-            .map(|Made { clone, node }| format!("{node} {clone}\n"));
+            .map(|Made { clone, node, attempt }| format!("{node} {clone} {attempt}\n"));
         if let Err(error) = replace(&self.file, lines.collect::<String>().as_bytes()) {
             tracing::error!(%error, "write down which clones nobody waits for");
         }
@@ -76,10 +76,11 @@ impl Unwanted {
 
 /// What is not understood is of another version, or damaged.
 fn parse(line: &str) -> Option<Made> {
-    let (node, clone) = line.split_once(' ')?;
+    let mut words = line.split(' ');
     Some(Made {
-        node: node.parse().ok()?,
-        clone: clone.parse().ok()?,
+        node: words.next()?.parse().ok()?,
+        clone: words.next()?.parse().ok()?,
+        attempt: words.next()?.parse().ok()?,
     })
 }
 
@@ -97,6 +98,7 @@ mod tests {
         let made = Made {
             clone: "orders-k3v9x2mq".parse().unwrap(),
             node: "db2".parse().unwrap(),
+            attempt: 3,
         };
         unwanted.note(&made);
         unwanted.note(&made);
