@@ -4,18 +4,21 @@
 //! A restore is a task of its own: it goes on when whoever asked for it leaves, and whoever asks for the same resource
 //! meanwhile waits for the same restore.
 
+mod stage;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Notify, watch};
-use zdap_proto::message::Progress;
 use zdap_proto::name::{BaseId, ResourceName, SnapshotId, SnapshotTime};
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 
+pub use self::stage::RestoreState;
+use self::stage::Stage;
 use crate::resource::Resource;
 use crate::runtime::{Address, InstanceId, Runtime, client_environment};
 use crate::storage::{DatasetId, Inventory, Storage};
@@ -41,15 +44,6 @@ struct Known {
 struct Restore {
     base: BaseId,
     state: watch::Receiver<RestoreState>,
-}
-
-/// How far a restore has come.
-#[derive(Debug, Clone)]
-pub enum RestoreState {
-    /// Still at it.
-    Running(Progress),
-    /// Over.
-    Ended(Result<SnapshotId, Refusal>),
 }
 
 impl Bases {
@@ -442,58 +436,6 @@ impl Known {
             time = SnapshotTime::new(time.time() + TimeDelta::seconds(1));
         }
         time
-    }
-}
-
-/// Says where a restore is.
-struct Stage {
-    began: Instant,
-    state: watch::Sender<RestoreState>,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let progress = Progress {
-            stage: "waiting".to_owned(),
-            elapsed_ms: 0,
-            bytes: None,
-        };
-        Self {
-            began: Instant::now(),
-            state: watch::Sender::new(RestoreState::Running(progress)),
-        }
-    }
-
-    fn enter(&self, stage: &str) {
-        tracing::info!(stage, "restore");
-        let elapsed_ms = self.elapsed_ms();
-        self.state.send_replace(RestoreState::Running(Progress {
-            stage: stage.to_owned(),
-            elapsed_ms,
-            bytes: None,
-        }));
-    }
-
-    fn grown_to(&self, bytes: u64) {
-        let elapsed_ms = self.elapsed_ms();
-        self.state.send_modify(|state| {
-            if let RestoreState::Running(progress) = state {
-                *progress = Progress {
-                    elapsed_ms,
-                    bytes: Some(bytes),
-                    ..progress.clone()
-                };
-            }
-        });
-    }
-
-    fn is_watched(&self) -> bool {
-        // One receiver is the list of restores itself.
-        self.state.receiver_count() > 1
-    }
-
-    fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -4,6 +4,8 @@
 //! holds it is working on the clone, and the reconcile pass leaves it alone. Nothing here is safe to drop half-way: the
 //! server runs each call in a task of its own, and what a crash cuts off the reconcile pass finishes.
 
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,9 +17,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use zdap_proto::message::{CloneRecord, CloneState, Stages};
-use zdap_proto::name::{CloneId, RequestId, ResourceName, SnapshotId, UserName};
+use zdap_proto::name::{CloneId, RequestId, ResourceName, UserName};
 use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 
+pub use self::order::Order;
 use crate::resource::Resource;
 use crate::runtime::{Address, InstanceId, Observed, Runtime};
 use crate::storage::{CloneDataset, DatasetId, Inventory, Storage, StorageError};
@@ -41,23 +44,6 @@ struct Known {
     data: Option<PathBuf>,
     address: Option<Address>,
     lock: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// What is wanted of [`Clones::create`].
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// What it is a clone of.
-    pub resource: Arc<Resource>,
-    /// From which state.
-    pub snapshot: SnapshotId,
-    /// For whom.
-    pub owner: UserName,
-    /// The same id from the same owner again gives the same clone.
-    pub request_id: RequestId,
-    /// How many times it was asked before, anywhere.
-    pub attempt: u32,
-    /// Now.
-    pub now: DateTime<Utc>,
 }
 
 impl Clones {
@@ -458,25 +444,6 @@ impl Clones {
     /// No code that holds this can panic half-way through a change, so a poisoned lock still guards whole values.
     fn known(&self) -> MutexGuard<'_, BTreeMap<CloneId, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Order {
-    fn record(&self, names: &mut StdRng) -> CloneRecord {
-        CloneRecord {
-            id: CloneId::drawn(&self.resource.name, names),
-            request_id: self.request_id.clone(),
-            attempt: self.attempt,
-            owner: self.owner.clone(),
-            snapshot: self.snapshot.clone(),
-            created_at: self.now,
-            state: CloneState::Creating,
-            pooled: false,
-            expires_at: self.resource.ttl.and_then(|ttl| {
-                self.now
-                    .checked_add_signed(chrono::TimeDelta::from_std(ttl).ok()?)
-            }),
-        }
     }
 }
 
