@@ -12,6 +12,8 @@
     reason = "a measurement, not a program"
 )]
 
+#[path = "../tests/cluster/client.rs"]
+mod client;
 #[path = "../tests/cluster/world.rs"]
 mod world;
 

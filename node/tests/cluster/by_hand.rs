@@ -14,7 +14,8 @@ use zdap_proto::message::{Answer, EnrolReply, EnrolRequest, Enrolled, Request, W
 use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Purpose};
 
-use crate::world::{Running, bare};
+use crate::client::bare;
+use crate::world::Running;
 
 pub(crate) async fn enrol(token: &Token, wanted: Wanted) -> Result<(Keypair, Enrolled), String> {
     let keypair = Keypair::generate().unwrap();

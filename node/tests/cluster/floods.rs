@@ -14,7 +14,8 @@ use zdap_proto::token::Token;
 use zdap_proto::transport::{self, Close, Purpose};
 
 use crate::by_hand::{by_hand, deaf, enrol, opened, server_name};
-use crate::world::{Machine, Running, bare};
+use crate::client::bare;
+use crate::world::{Machine, Running};
 
 #[tokio::test]
 async fn a_request_that_cannot_be_understood_is_answered_with_the_reason() {

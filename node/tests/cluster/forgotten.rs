@@ -8,8 +8,9 @@ use zdap_proto::refusal::RefusalKind;
 use zdap_proto::token::Token;
 
 use crate::by_hand::enrol;
+use crate::client::Client;
 use crate::together::Together;
-use crate::world::{Client, Machine};
+use crate::world::Machine;
 
 fn forget(node: &str) -> Request {
     Request::Forget {

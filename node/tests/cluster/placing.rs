@@ -13,8 +13,9 @@ use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::Purpose;
 
 use crate::by_hand::{by_hand, deaf, opened};
+use crate::client::{bare, created, order, order_at, retry};
 use crate::together::Together;
-use crate::world::{Machine, bare, created, order, order_at, retry};
+use crate::world::Machine;
 
 #[tokio::test]
 async fn clones_that_are_asked_of_one_node_spread_over_all_and_every_node_answers_for_all() {

@@ -5,7 +5,8 @@ use zdap_proto::message::{Answer, Invited, Request};
 use zdap_proto::name::{CloneId, RequestId};
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
-use crate::world::{Machine, order};
+use crate::client::order;
+use crate::world::Machine;
 
 #[tokio::test]
 async fn a_user_can_do_nothing_with_the_clone_of_another() {

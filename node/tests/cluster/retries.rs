@@ -15,7 +15,8 @@ use zdap_proto::refusal::RefusalKind;
 use zdap_proto::transport::{self, Purpose};
 
 use crate::by_hand::{by_hand, deaf, opened};
-use crate::world::{Machine, Running, SOON, bare, created, order, retry};
+use crate::client::{bare, created, order, retry};
+use crate::world::{Machine, Running, SOON};
 
 #[tokio::test]
 async fn the_same_request_many_times_at_once_and_again_later_gives_one_clone() {

@@ -7,8 +7,9 @@ use zdap_proto::name::RequestId;
 use zdap_proto::refusal::{Refusal, RefusalKind};
 
 use crate::by_hand::enrol;
+use crate::client::{Client, order};
 use crate::together::Together;
-use crate::world::{Client, Machine, order};
+use crate::world::Machine;
 
 #[tokio::test]
 async fn users_and_admins_may_not_ask_what_nodes_ask_each_other() {

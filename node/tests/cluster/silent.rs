@@ -10,8 +10,8 @@ use zdap_proto::name::{CloneId, RequestId};
 use zdap_proto::refusal::RefusalKind;
 
 use crate::by_hand::enrol;
+use crate::client::{created, order, order_at, retry};
 use crate::together::Together;
-use crate::world::{created, order, order_at, retry};
 
 #[tokio::test]
 async fn a_node_that_is_gone_is_named_and_the_rest_is_shown() {

@@ -6,8 +6,9 @@ use futures_util::future::join_all;
 use zdap_proto::message::{Answer, Request};
 use zdap_proto::name::RequestId;
 
+use crate::client::order;
 use crate::together::Together;
-use crate::world::{Machine, order};
+use crate::world::Machine;
 
 const WEIGHTS: [u64; 10] = [1, 1, 1, 1, 1, 2, 2, 2, 4, 4];
 /// Clones a weight that are there before. On empty nodes a single clone too many on a small one is a seventh too much.
