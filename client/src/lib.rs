@@ -79,6 +79,9 @@ fn wrong_usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
 
 fn start(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
     let home = Home::find(|name| std::env::var_os(name))?;
+    if let Some(warning) = home.openness() {
+        output.warn(&warning);
+    }
     // Two threads: one for the command, one that keeps the connections going beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

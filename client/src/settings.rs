@@ -89,6 +89,16 @@ impl Home {
             .ok_or(SettingsError::Homeless)
     }
 
+    /// Says that others can look into the directory, if they can, and what ends it.
+    pub fn openness(&self) -> Option<String> {
+        let mode = fs::metadata(&self.0).ok()?.permissions().mode() & 0o777;
+        let directory = self.0.display();
+        let open = mode & !PRIVATE != 0;
+        open.then(|| {
+            format!("others can look into {directory}, its mode is {mode:o}: `chmod 700 {directory}`")
+        })
+    }
+
     /// Reads the settings; none is none.
     pub fn settings(&self) -> Result<Settings, SettingsError> {
         let path = self.file();
@@ -217,22 +227,13 @@ impl Home {
 }
 
 /// Makes a directory that only its owner can look into. One that is there already stays as somebody has made it: the keys in
-/// it are private by themselves.
+/// it are private by themselves, and [`Home::openness`] tells.
 pub fn create_private(directory: &Path) -> Result<(), SettingsError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(PRIVATE)
         .create(directory)
-        .map_err(failed("create", directory))?;
-    let metadata = fs::metadata(directory).map_err(failed("look at", directory))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & !PRIVATE != 0 {
-        tracing::warn!(
-            "others can look into {}: its mode is {mode:o}",
-            directory.display()
-        );
-    }
-    Ok(())
+        .map_err(failed("create", directory))
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> SettingsError + 'a {

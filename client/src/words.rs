@@ -27,7 +27,7 @@ pub enum Pin {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WordsError {
     /// Two words for one place.
-    #[error("`{first}` and `{second}` are both {what}; one is expected")]
+    #[error("two {what}, `{first}` and `{second}`; one is expected")]
     Twice {
         /// What they both are.
         what: &'static str,
@@ -146,14 +146,14 @@ fn put<T>(
     }
 }
 
-/// `2026-11-22T` and whatever follows: no resource is called so, and a mistyped time is named as one.
+/// `2026-11-22`, alone or with a `T` and whatever follows: no resource is called so, and a mistyped time is named as one.
 fn looks_like_a_time(word: &str) -> bool {
     let pattern = |(index, byte): (usize, u8)| match index {
         4 | 7 => byte == b'-',
         10 => matches!(byte, b'T' | b't' | b' '),
         _ => byte.is_ascii_digit(),
     };
-    word.len() > 10 && word.bytes().take(11).enumerate().all(pattern)
+    word.len() >= 10 && word.bytes().take(11).enumerate().all(pattern)
 }
 
 /// Where nodes listen unless they are told otherwise.
@@ -198,13 +198,18 @@ mod tests {
             error.to_string(),
             "time `2026-11-22T25:39:25Z` is not an RFC 3339 time such as 2026-11-22T13:39:25Z"
         );
+        let date = parse(&["orders", "2026-11-22"]).unwrap_err();
+        assert_eq!(
+            date.to_string(),
+            "time `2026-11-22` is not an RFC 3339 time such as 2026-11-22T13:39:25Z"
+        );
     }
 
     #[test]
     fn a_second_resource_time_or_node_is_refused_by_name() {
         assert_eq!(
             parse(&["orders", "users"]).unwrap_err().to_string(),
-            "`orders` and `users` are both resources; one is expected"
+            "two resources, `orders` and `users`; one is expected"
         );
         let yesterday = parse(&["orders", "yesterday"]).unwrap_err();
         assert!(

@@ -251,7 +251,7 @@ async fn nodes_that_are_silent_are_named_and_the_rest_is_shown() {
     assert_eq!(said.code, Some(1));
     assert!(
         said.stderr
-            .contains("no clone `orders` on the nodes that answered\n  db3 does not answer: it is down"),
+            .contains("no clone of `orders` on the nodes that answered\n  db3 does not answer: it is down"),
         "{said:?}"
     );
 }

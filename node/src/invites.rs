@@ -118,7 +118,7 @@ impl Invites {
         let invite = changed
             .invites
             .get_mut(secret_hash)
-            .ok_or_else(|| refused("this token was not made by this node").with_hint(ASK_AGAIN))?;
+            .ok_or_else(|| refused("this token was not made by this node").with_hint(ASK_ITS_NODE))?;
         if let Some(used_at) = invite.used_at {
             return Err(refused(format!(
                 "this token was used already, at {}",
@@ -204,6 +204,8 @@ fn save(path: &Path, book: &Book) -> io::Result<()> {
 
 /// A used or expired invite is remembered so long, so that its bearer is told what is wrong with it.
 const REMEMBERED: TimeDelta = TimeDelta::days(30);
+/// The token has the address of the node that made it.
+const ASK_ITS_NODE: &str = "without an address, `zdap add origin TOKEN` (or `zdapd serve --join TOKEN`) goes to the node that made it";
 const ASK_AGAIN: &str = "ask the administrator for a new one: `zdapd token user` (or `zdapd token node`)";
 
 #[cfg(test)]

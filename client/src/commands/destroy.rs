@@ -4,7 +4,7 @@ use serde::Serialize;
 use zdap_proto::name::CloneId;
 
 use super::giving_back::{Given, give_back, outcomes};
-use super::{Found, find_ours, no_clone, tell_silent};
+use super::{Found, find_ours, tell_silent};
 use crate::cli::Destroy;
 use crate::context::Context;
 use crate::error::Failure;
@@ -23,12 +23,9 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<()
     let reached = context.reach().await?;
     output.doing(format!("looking for clones of `{subject}`"));
     let (found, silent) = find_ours(&reached, &words).await?;
-    if found.is_empty() {
-        return Err(no_clone(&words, &silent));
-    }
     tell_silent(output, &silent);
     if found.len() > 1 && !arguments.all {
-        return Err(several(&subject, &found));
+        return Err(several(&words, &subject, &found));
     }
     // One that was named is not to be looked for on a node that is silent.
     let is_named = found.iter().all(|found| found.clone.id.as_str() == subject);
@@ -76,7 +73,7 @@ fn not_all(given: &[Given<'_>], faults: &[String]) -> Failure {
         .hinted("try again later; `zdap list clones --all` shows what is left")
 }
 
-fn several(subject: &str, found: &[Found]) -> Failure {
+fn several(words: &Words, subject: &str, found: &[Found]) -> Failure {
     let lines = found.iter().map(|found| {
         let clone = &found.clone;
         format!(
@@ -91,13 +88,16 @@ fn several(subject: &str, found: &[Found]) -> Failure {
         .first()
         .map(|found| found.clone.id.to_string())
         .unwrap_or_default();
+    let time = words.time.map(|time| format!(" that fit {time}"));
     Failure::new(format!(
-        "you have {} clones of `{subject}`{}",
+        "you have {} clones of `{subject}`{}{}",
         found.len(),
+        time.unwrap_or_default(),
         lines.collect::<String>()
     ))
     .hinted(format!(
-        "name one, e.g. `zdap destroy {example}`, or destroy all of them with `--all`"
+        "name one, e.g. `zdap destroy {example}`, or destroy all {} with `--all`",
+        found.len()
     ))
 }
 

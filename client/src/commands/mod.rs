@@ -251,22 +251,26 @@ impl Drop for Doubt<'_> {
     }
 }
 
-/// Returns those of our clones that the words fit, the newest first, and which nodes could not be asked. A word that fits
-/// none may be a resource's second name.
+/// Returns those of our clones that the words fit, at least one, the newest first, and which nodes could not be asked. A word
+/// that fits none may be a resource's second name.
 async fn find_ours(reached: &Reached, words: &Words) -> Result<(Vec<Found>, Vec<Silent>), Failure> {
-    let (found, silent) = find_clones(reached, words, Whose::OursOrNamed).await?;
+    let (mut found, mut silent) = find_clones(reached, words, Whose::OursOrNamed).await?;
     let Some(subject) = words.subject.as_deref().filter(|_| found.is_empty()) else {
         return Ok((found, silent));
     };
-    match Known::ask(reached, words.pin.as_ref()).await?.find(subject)? {
-        Some(resource) if resource.as_str() != subject => {
-            let words = Words {
-                subject: Some(resource.to_string()),
-                ..words.clone()
-            };
-            find_clones(reached, &words, Whose::OursOrNamed).await
-        }
-        Some(_) | None => Ok((found, silent)),
+    let Some(resource) = Known::ask(reached, words.pin.as_ref()).await?.find(subject)? else {
+        return Err(no_clone(words, &silent));
+    };
+    if resource.as_str() != subject {
+        let words = Words {
+            subject: Some(resource.to_string()),
+            ..words.clone()
+        };
+        (found, silent) = find_clones(reached, &words, Whose::OursOrNamed).await?;
+    }
+    match found.is_empty() {
+        true => Err(none_of(&resource, words, &silent)),
+        false => Ok((found, silent)),
     }
 }
 
@@ -277,13 +281,8 @@ async fn newest_clone(context: &Context<'_>, reached: &Reached, words: &Words) -
         .output
         .doing(format!("looking for a clone of `{subject}`"));
     let (found, silent) = find_ours(reached, words).await?;
-    match found.into_iter().next() {
-        Some(found) => {
-            tell_silent(context.output, &silent);
-            Ok(found)
-        }
-        None => Err(no_clone(words, &silent)),
-    }
+    tell_silent(context.output, &silent);
+    found.into_iter().next().ok_or_else(|| no_clone(words, &[]))
 }
 
 /// A clone's id fits that clone, a resource all its clones; a time fits when the clone or its snapshot was made.
@@ -299,22 +298,33 @@ fn fits(clone: &CloneView, words: &Words) -> bool {
 
 fn no_clone(words: &Words, silent: &[Silent]) -> Failure {
     let subject = words.subject.as_deref().unwrap_or_default();
+    nothing(&format!("you have no clone `{subject}`"), words, silent)
+        .hinted("`zdap list clones --all` shows yours")
+}
+
+fn none_of(resource: &ResourceName, words: &Words, silent: &[Silent]) -> Failure {
+    let failure = nothing(&format!("you have no clone of `{resource}`"), words, silent);
+    failure.hinted(format!(
+        "`zdap clone {resource}` makes one; `zdap list clones --all` shows yours"
+    ))
+}
+
+fn nothing(what: &str, words: &Words, silent: &[Silent]) -> Failure {
     let time = words.time.map(|time| format!(" of {time}")).unwrap_or_default();
     let pin = words
         .pin
         .as_ref()
         .map(|pin| format!(" on {pin}"))
         .unwrap_or_default();
-    let none = format!("you have no clone `{subject}`{time}{pin}");
-    let failure = match silent {
+    let none = format!("{what}{time}{pin}");
+    match silent {
         [] => Failure::not_found(none),
         silent => {
             let reasons: String = silent.iter().map(|silent| format!("\n  {silent}")).collect();
             Failure::new(format!("{none} on the nodes that answered{reasons}"))
                 .of_kind(Kind::Refused(RefusalKind::Unavailable))
         }
-    };
-    failure.hinted("`zdap list clones --all` shows yours")
+    }
 }
 
 /// Names the nodes that did not answer.

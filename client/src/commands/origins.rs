@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use indicatif::BinaryBytes;
 use serde::Serialize;
-use zdap_proto::connect::ConnectError;
+use zdap_proto::connect::{ConnectError, connect_for_enrol};
 use zdap_proto::identity::Identity;
 use zdap_proto::message::{NodeState, NodeView};
 use zdap_proto::name::{ClusterId, NodeName};
@@ -63,7 +63,7 @@ pub(super) fn remove(context: &Context<'_>, origin: &str) -> Result<(), Failure>
             "`{wanted}` was not added: it is a node of the cluster of {}",
             origins.join(", ")
         ))
-        .hinted("with its last origin the whole cluster is forgotten")),
+        .hinted(forget_the_cluster(&origins))),
         Forgotten::Unknown => {
             let hint = match left.as_slice() {
                 [] => "none is set".to_owned(),
@@ -74,12 +74,26 @@ pub(super) fn remove(context: &Context<'_>, origin: &str) -> Result<(), Failure>
     }
 }
 
+/// The cluster tells of its nodes as long as any way to it is known.
+fn forget_the_cluster(origins: &[String]) -> String {
+    let commands = origins
+        .iter()
+        .map(|origin| format!("`zdap remove origin {origin}`"));
+    let commands: Vec<String> = commands.collect();
+    format!(
+        "the cluster tells of its nodes by itself; to forget it with all of them: {}",
+        commands.join(", ")
+    )
+}
+
 /// One address and whether it answers; part of the contract.
 #[derive(Serialize)]
 struct OriginDocument<'a> {
     address: &'a str,
     cluster: &'a ClusterId,
     connected: bool,
+    /// By the user; else the cluster has told of it.
+    added: bool,
     error: Option<&'a str>,
     node: Option<NodeDocument<'a>>,
     #[serde(skip)]
@@ -128,12 +142,8 @@ fn none_reached(origins: &[OriginDocument<'_>]) -> Failure {
 /// Enrols, and remembers the addresses that the token knows, and the one that was typed if the cluster answers there.
 async fn join(context: &Context<'_>, token: Token, typed: Option<String>) -> Result<(), Failure> {
     let own = token.addresses.clone();
-    let token = match &typed {
-        Some(typed) => with_address(token, typed.clone()),
-        None => token,
-    };
     let typed = typed.filter(|typed| !own.contains(typed));
-    let identity = Arc::new(enrol(context, &token).await?);
+    let identity = Arc::new(enrol_by_way_of(context, &token, typed.as_deref()).await?);
     context.home.change(|settings| {
         for address in &own {
             settings.remember_new(address, identity.cluster());
@@ -161,10 +171,31 @@ async fn join(context: &Context<'_>, token: Token, typed: Option<String>) -> Res
     added(context, &identity)
 }
 
+/// Enrols at the address that was typed, and where another node is there than the one that made the token, at that one.
+async fn enrol_by_way_of(
+    context: &Context<'_>,
+    token: &Token,
+    typed: Option<&str>,
+) -> Result<Identity, Failure> {
+    let Some(typed) = typed else {
+        return enrol(context, token).await;
+    };
+    let refused = match enrol(context, &with_address(token.clone(), typed.to_owned())).await {
+        Err(failure) if matches!(failure.kind, Kind::Refused(_)) => failure,
+        done => return done,
+    };
+    let made_there = enrol(context, token).await;
+    made_there.map_err(|failure| match matches!(failure.kind, Kind::Refused(_)) {
+        true => failure,
+        false => refused,
+    })
+}
+
 /// An address alone will do where a cluster has enrolled us already.
 async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failure> {
     let endpoint = context.endpoint()?;
     let mut reasons: Vec<Failure> = Vec::new();
+    let mut is_node_there = false;
     for identity in context.home.identities()? {
         context.output.doing(format!("connecting to {address}"));
         let identity = Arc::new(identity);
@@ -183,7 +214,11 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
                 }
             }
             Err(errors) => match errors.into_iter().next() {
-                Some((_, ConnectError::OtherCluster(_))) | None => continue,
+                Some((_, ConnectError::OtherCluster(_))) => {
+                    is_node_there = true;
+                    continue;
+                }
+                None => continue,
                 Some((_, error)) => error.into(),
             },
         };
@@ -192,6 +227,9 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
     if let Some(reason) = reasons.into_iter().next() {
         return Err(reason);
     }
+    if !is_node_there {
+        look(context, &address).await?;
+    }
     let question = format!("Token for {address} (an administrator gets it by `zdapd token user` there):");
     match context.output.ask(&question).await {
         Some(token) => join(context, token.parse()?, Some(address)).await,
@@ -199,6 +237,16 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
             "ask the administrator to run `zdapd token user NAME` on a node and give you the token; \
              then `zdap add origin TOKEN`",
         )),
+    }
+}
+
+/// Looks whether a node is at an address, before anybody goes and asks for a token. A node shows who it is first, and by a
+/// token of no cluster it is known for one of another.
+async fn look(context: &Context<'_>, address: &str) -> Result<(), Failure> {
+    let of_no_cluster = Token::new(vec![address.to_owned()], [0; 32], false);
+    match connect_for_enrol(&context.endpoint()?, &of_no_cluster).await {
+        Ok(_) | Err(ConnectError::OtherCluster(_)) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -278,6 +326,7 @@ fn document<'a>(visit: &'a Visit, visits: &'a [Visit], settings: &Settings) -> O
         address: &visit.address,
         cluster: &visit.cluster,
         connected: visit.result.is_ok(),
+        added: settings.is_added(&visit.address),
         error: visit.result.as_ref().err().map(|silent| silent.reason.as_str()),
         node: node.map(nodes::document),
         view: node,
@@ -286,7 +335,7 @@ fn document<'a>(visit: &'a Visit, visits: &'a [Visit], settings: &Settings) -> O
 }
 
 fn as_table(origins: &[OriginDocument<'_>], is_verbose: bool) -> String {
-    let mut header = vec!["ADDRESS", "NODE", "STATE"];
+    let mut header = vec!["ADDRESS", "NODE", "STATE", "KNOWN"];
     if is_verbose {
         header.extend([
             "RESOURCES",
@@ -313,6 +362,7 @@ fn row(origin: &OriginDocument<'_>, is_verbose: bool) -> Vec<String> {
             (Some(_), Some(node)) if node.state == NodeState::Down => nodes::state(node.state).to_owned(),
             (Some(_), _) => "could not connect".to_owned(),
         },
+        if origin.added { "added" } else { "learned" }.to_owned(),
     ];
     // What is known of a node that does not answer is of another time.
     if let (true, true, Some(node)) = (is_verbose, origin.connected, origin.view) {

@@ -153,6 +153,11 @@ impl Settings {
         Some(node.name.clone())
     }
 
+    /// Returns whether the user has added an address, and no cluster has only told of it.
+    pub fn is_added(&self, address: &str) -> bool {
+        self.origins.iter().any(|origin| origin.address == address)
+    }
+
     fn added(&self, cluster: &ClusterId) -> Vec<String> {
         let origins = self.origins.iter().filter(|origin| origin.cluster == *cluster);
         origins.map(|origin| origin.address.clone()).collect()

@@ -82,7 +82,7 @@ fn what_makes_no_sense_is_wrong_usage() {
         assert_eq!(said.stdout, "", "{said:#?}");
     }
     user.zdap(&["attach", "orders", "users"])
-        .fails(2, &["`orders` and `users` are both resources"]);
+        .fails(2, &["two resources, `orders` and `users`"]);
     user.zdap(&["attach", "orders", "yesterday"])
         .fails(2, &["`yesterday`"])
         .hints("2026-11-22T13:39:25Z");
@@ -286,8 +286,8 @@ fn what_the_node_does_not_have_is_refused_by_name() {
         .fails(1, &["`orders` has no snapshot of 2020-01-01T00:00:00Z"])
         .hints("zdap list snaps orders");
     user.zdap(&["attach", "--new=false", "orders"])
-        .fails(1, &["you have no clone `orders`"])
-        .hints("zdap list clones --all");
+        .fails(1, &["you have no clone of `orders`"])
+        .hints("zdap clone orders");
     user.zdap(&["attach", "orders", "@db9:43210"])
         .fails(1, &["no node @db9:43210", &node.address()])
         .hints("zdap list nodes");
@@ -359,7 +359,7 @@ fn the_clones_of_others_are_not_to_be_seen_or_touched() {
     assert_eq!(ids(&["--all"]), [clone.as_str()]);
     eve.zdap(&["psql", &clone, "--", "-XAtc", "select 1"]).done();
     eve.zdap(&["destroy", "orders"])
-        .fails(1, &["you have no clone `orders`"]);
+        .fails(1, &["you have no clone of `orders`"]);
     eve.zdap(&["destroy", &clone]).done();
     assert_eq!(node.clones(), [] as [&str; 0]);
 }

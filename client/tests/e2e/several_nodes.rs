@@ -63,6 +63,41 @@ fn a_user_who_knows_one_node_sees_and_uses_both() {
 }
 
 #[test]
+fn a_token_does_at_the_address_of_any_node() {
+    const TEST: &str = "a_token_does_at_the_address_of_any_node";
+    let Some(first) = Node::embedded(TEST, &[]) else {
+        return;
+    };
+    let token = first.zdapd(&["token", "node"]).line();
+    let Some(second) = Node::joining(TEST, "db2", &[], Some(&token)) else {
+        return;
+    };
+    let user = User::new(first.programs());
+    user.zdap(&[
+        "add",
+        "origin",
+        &second.address(),
+        "--token",
+        &first.token("ada@laptop"),
+    ])
+    .done();
+    let origins = user.zdap(&["list", "origins", "--json"]).json();
+    let mut nodes = names(&origins, |origin| &origin["node"]["name"]);
+    nodes.sort_unstable();
+    assert_eq!(nodes, ["db1", "db2"]);
+    for origin in origins.as_array().unwrap() {
+        assert_eq!(
+            origin["added"], true,
+            "the token's address, and the one that was typed"
+        );
+    }
+    user.zdap(&["remove", "origin", &first.address()]).done();
+    user.zdap(&["remove", "origin", &first.address()])
+        .fails(1, &["was not added", "it is a node of the cluster of"])
+        .hints(&format!("`zdap remove origin {}`", second.address()));
+}
+
+#[test]
 fn which_nodes_were_considered_is_said_when_asked() {
     const TEST: &str = "which_nodes_were_considered_is_said_when_asked";
     let Some(first) = Node::embedded(TEST, &["orders"]) else {

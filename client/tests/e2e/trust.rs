@@ -113,6 +113,12 @@ fn a_node_that_is_not_there_is_named() {
                 said.hints("check that zdapd runs there")
             });
         }
+        let stranger = User::new(node.programs());
+        let (address, none) = (node.address(), &none);
+        scope.spawn(move || {
+            let said = stranger.zdap(&["add", "origin", &address]);
+            said.fails(3, &[none]).hints("check that zdapd runs there")
+        });
         user.zdap(&["clone", "orders", "--json"])
     });
     assert_eq!(failure.code, Some(3));

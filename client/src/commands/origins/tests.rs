@@ -23,7 +23,7 @@ fn the_json_of_an_origin_says_whether_it_answers_and_why_not() {
     let (visits, settings) = ([visit("db3", false)], Settings::default());
     assert_eq!(
         serde_json::to_string(&document(&visits[0], &visits, &settings)).unwrap(),
-        r#"{"address":"db3.example.com:43210","cluster":"abc","connected":false,"error":"no answer from db3.example.com:43210","node":null}"#
+        r#"{"address":"db3.example.com:43210","cluster":"abc","connected":false,"added":false,"error":"no answer from db3.example.com:43210","node":null}"#
     );
 }
 
@@ -45,9 +45,12 @@ fn a_table_says_more_when_asked() {
         let table = as_table(&documents, verbose);
         table.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(words(false), "ADDRESS NODE STATE db1.example.com:43210 db1 alive");
+    assert_eq!(
+        words(false),
+        "ADDRESS NODE STATE KNOWN db1.example.com:43210 db1 alive learned"
+    );
     assert!(
-        words(true).ends_with("alive 1 2 3 1.00 GiB of 4.00 GiB 1.00 GiB of 2.00 GiB 50 % 0.1.0"),
+        words(true).ends_with("alive learned 1 2 3 1.00 GiB of 4.00 GiB 1.00 GiB of 2.00 GiB 50 % 0.1.0"),
         "{}",
         words(true)
     );
@@ -60,7 +63,7 @@ fn an_address_that_does_not_answer_is_named_by_what_the_others_know() {
     assert_eq!(silent.name, Some("db2".parse().unwrap()));
     assert_eq!(
         row(&silent, false),
-        ["db2.example.com:43210", "db2", "could not connect"]
+        ["db2.example.com:43210", "db2", "could not connect", "learned"]
     );
     assert_eq!(row(&silent, true)[2], "no answer from db2.example.com:43210");
 }
