@@ -219,7 +219,6 @@ impl Reached {
                 })),
                 (Err(error), _) | (Ok(None), Err(error)) => {
                     let reason = Silent::failed(cluster.node().await.address(), &error).reason;
-                    tracing::warn!("{reason}");
                     failed.push((reason, error));
                 }
             }
@@ -229,15 +228,19 @@ impl Reached {
         {
             return Err(error.into());
         }
-        known.extend(failed.into_iter().map(|(reason, _)| reason));
-        known.extend(self.silent.iter().map(|silent| silent.reason.clone()));
-        match targets.is_empty() {
-            true => Err(OriginError::NoSuchNode {
+        let failed = failed.into_iter().map(|(reason, _)| reason);
+        if targets.is_empty() {
+            known.extend(failed);
+            known.extend(self.silent.iter().map(|silent| silent.reason.clone()));
+            return Err(OriginError::NoSuchNode {
                 pin: pin.clone(),
                 known,
-            }),
-            false => Ok(targets),
+            });
         }
+        for reason in failed {
+            tracing::warn!("{reason}");
+        }
+        Ok(targets)
     }
 }
 

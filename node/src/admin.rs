@@ -7,26 +7,26 @@
     reason = "this is the output of the commands"
 )]
 
-use std::io::{IsTerminal, Write};
+mod show;
+
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use quinn::{Connection, Endpoint};
 use zdap_proto::connect::{connect, explain};
 use zdap_proto::control::{CallError, call, call_on_behalf_of};
 use zdap_proto::identity::{Identity, Subject};
 use zdap_proto::message::{
-    Answer, CloneView, Invited, NodeState, NodeView, Progress, Request, ResourceView, TokenText,
+    Answer, CloneView, Invited, NodeState, Progress, Request, ResourceView, TokenText,
 };
 use zdap_proto::name::{CloneId, NodeName, RequestId, ResourceName, SnapshotTime, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
 
+use self::show::{confirmed, counted, node_row, print_table, show, spinner};
 use crate::state;
 
 /// The running node of this machine.
@@ -319,10 +319,20 @@ impl Running {
         if !yes && !confirmed(what)? {
             bail!("nothing was destroyed");
         }
-        let Answer::DestroyedAll { clones, bases } = self.ask(&Request::DestroyAll { bases }).await? else {
-            bail!(ANOTHER_ANSWER);
-        };
-        println!("{clones} clones, {bases} bases");
+        let answer = self.ask(&Request::DestroyAll { bases }).await?;
+        match (bases, answer) {
+            (true, Answer::DestroyedAll { clones, bases }) => {
+                println!(
+                    "destroyed {} and {}",
+                    counted(clones, "clone"),
+                    counted(bases, "base")
+                );
+            }
+            (false, Answer::DestroyedAll { clones, .. }) => {
+                println!("destroyed {}", counted(clones, "clone"))
+            }
+            (_, _) => bail!(ANOTHER_ANSWER),
+        }
         Ok(())
     }
 
@@ -354,31 +364,6 @@ fn failed(error: CallError) -> anyhow::Error {
     }
 }
 
-fn node_row(node: NodeView) -> Vec<String> {
-    let resources: Vec<_> = node.resources.iter().map(ToString::to_string).collect();
-    vec![
-        node.name.to_string(),
-        node.address,
-        format!("{:?}", node.state).to_lowercase(),
-        resources.join(", "),
-        node.clones.to_string(),
-        HumanBytes(node.free_bytes).to_string(),
-        HumanBytes(node.total_bytes).to_string(),
-        format!("{:.0} %", node.load * 100.0),
-    ]
-}
-
-fn confirmed(what: &str) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        bail!("destroys {what}; say --yes where nobody can be asked");
-    }
-    eprint!("Destroy {what}? [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
 /// Tells each failure by its resource, where there were several to restore, and fails if there is one.
 fn all_done(resources: &[ResourceName], results: Vec<anyhow::Result<()>>) -> anyhow::Result<()> {
     if let [_] = resources {
@@ -405,34 +390,6 @@ fn failure(resource: &ResourceName, error: &anyhow::Error) -> String {
     }
 }
 
-fn spinner(resource: &ResourceName) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let bar = ProgressBar::new_spinner()
-        .with_style(style)
-        .with_prefix(resource.to_string());
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
-}
-
-/// Shows a step: on a terminal in place, elsewhere one line each time the stage changes.
-fn show(bar: &ProgressBar, resource: &ResourceName, step: &Progress) {
-    let grown = step
-        .bytes
-        .map(|bytes| format!(", {} on disk", HumanBytes(bytes)))
-        .unwrap_or_default();
-    if bar.is_hidden() && bar.message() != step.stage {
-        eprintln!(
-            "{resource}: {} ({:.1} s)",
-            step.stage,
-            Duration::from_millis(step.elapsed_ms).as_secs_f64()
-        );
-        bar.set_message(step.stage.clone());
-    } else if !bar.is_hidden() {
-        bar.set_message(format!("{}{grown}", step.stage));
-    }
-}
-
 fn is_called(resource: &ResourceView, name: &ResourceName) -> bool {
     resource.name == *name || resource.alias.as_deref() == Some(name.as_str())
 }
@@ -449,19 +406,6 @@ fn known(resources: &[ResourceView], name: &ResourceName) -> anyhow::Result<()> 
             names.join(", ")
         ),
     }
-}
-
-fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(header.to_vec())
-        .add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    println!("{}", table.trim_fmt());
 }
 
 /// It speaks another version of the protocol.

@@ -101,7 +101,7 @@ pub enum Trouble {
         found: String,
     },
     /// It took too long.
-    #[error("did not answer within {} ms", .0.as_millis())]
+    #[error("did not answer within {} s", .0.as_secs_f64())]
     Slow(Duration),
     /// The connection ended before the answer came; whether it was carried out is not known.
     #[error("was lost before it answered")]
