@@ -78,7 +78,7 @@ fn what_there_is_can_be_seen_as_a_tree_as_yaml_and_as_json() {
     );
 
     let origins = user.zdap(&["list", "origins", "--json"]).json();
-    has_keys(&origins[0], "address cluster connected error node");
+    has_keys(&origins[0], "added address cluster connected error node");
     has_keys(&origins[0]["node"], NODE);
     assert_eq!(origins[0]["address"], node.address());
     let nodes = user.zdap(&["list", "nodes", "--json"]).json();
