@@ -110,6 +110,11 @@ impl<'a> Context<'a> {
         self.is_any_reached.store(true, Ordering::Relaxed);
     }
 
+    /// Returns whether any node has answered.
+    pub fn is_any_reached(&self) -> bool {
+        self.is_any_reached.load(Ordering::Relaxed)
+    }
+
     /// Returns the clusters that were reached.
     pub fn reached(&self) -> Vec<Cluster> {
         locked(&self.reached).clone()
@@ -213,7 +218,7 @@ impl<'a> Context<'a> {
         };
         tokio::time::sleep_until(deadline).await;
         let is_any_wanted = self.endpoint.get().is_some();
-        let is_unreached = is_any_wanted && !self.is_any_reached.load(Ordering::Relaxed);
+        let is_unreached = is_any_wanted && !self.is_any_reached();
         let (what, kind) = match is_unreached {
             true => ("no origin was reached", Kind::Unreachable),
             false => ("not done", Kind::TimedOut),

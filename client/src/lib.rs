@@ -79,7 +79,7 @@ fn wrong_usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
 
 fn start(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
     let home = Home::find(|name| std::env::var_os(name))?;
-    if let Some(warning) = home.openness() {
+    if let Some(warning) = home.warning() {
         output.warn(&warning);
     }
     // Two threads: one for the command, one that keeps the connections going beside it.

@@ -238,6 +238,7 @@ impl Reached {
             });
         }
         for reason in failed {
+            // It may have a node of that name, too.
             tracing::warn!("{reason}");
         }
         Ok(targets)

@@ -89,14 +89,9 @@ impl Home {
             .ok_or(SettingsError::Homeless)
     }
 
-    /// Says that others can look into the directory, if they can, and what ends it.
-    pub fn openness(&self) -> Option<String> {
-        let mode = fs::metadata(&self.0).ok()?.permissions().mode() & 0o777;
-        let directory = self.0.display();
-        let open = mode & !PRIVATE != 0;
-        open.then(|| {
-            format!("others can look into {directory}, its mode is {mode:o}: `chmod 700 {directory}`")
-        })
+    /// Returns what to warn of if others can look into it.
+    pub fn warning(&self) -> Option<String> {
+        open_to_others(&self.0)
     }
 
     /// Reads the settings; none is none.
@@ -227,13 +222,22 @@ impl Home {
 }
 
 /// Makes a directory that only its owner can look into. One that is there already stays as somebody has made it: the keys in
-/// it are private by themselves, and [`Home::openness`] tells.
+/// it are private by themselves, and [`open_to_others`] tells.
 pub fn create_private(directory: &Path) -> Result<(), SettingsError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(PRIVATE)
         .create(directory)
         .map_err(failed("create", directory))
+}
+
+/// Returns what to warn of if others than its owner can look into a directory.
+pub fn open_to_others(directory: &Path) -> Option<String> {
+    let mode = fs::metadata(directory).ok()?.permissions().mode() & 0o777;
+    let directory = directory.display();
+    (mode & !PRIVATE != 0).then(|| {
+        format!("others can look into {directory}, its mode is {mode:o}; `chmod 700 '{directory}'` ends that")
+    })
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> SettingsError + 'a {

@@ -1,6 +1,9 @@
 //! The words of a command, in any order: `@node` pins a node, an RFC 3339 time picks a snapshot or clone, the other word is
 //! the resource (or clone).
 
+use std::str::FromStr;
+
+use chrono::NaiveDate;
 use zdap_proto::name::{NameError, SnapshotTime};
 
 /// What the words of one command mean.
@@ -76,7 +79,7 @@ impl Words {
                 let time = word.parse().map_err(WordsError::Time)?;
                 put(&mut parsed.time, time, "times", |time| time.to_string())?;
             } else {
-                put(&mut parsed.subject, word.clone(), "resources", String::clone)?;
+                put(&mut parsed.subject, word.clone(), "resources", String::clone).map_err(date_first)?;
             }
         }
         Ok(parsed)
@@ -85,6 +88,16 @@ impl Words {
     /// Returns the resource or clone, which has to be there.
     pub fn subject(&self) -> Result<&str, WordsError> {
         self.subject.as_deref().ok_or(WordsError::NoSubject)
+    }
+}
+
+/// As they could have been typed.
+impl std::fmt::Display for Words {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let time = self.time.map(|time| time.to_string());
+        let pin = self.pin.as_ref().map(ToString::to_string);
+        let words = [self.subject.clone(), time, pin];
+        f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -146,14 +159,28 @@ fn put<T>(
     }
 }
 
-/// `2026-11-22`, alone or with a `T` and whatever follows: no resource is called so, and a mistyped time is named as one.
+/// A date alone may be a resource's name, but not beside another.
+fn date_first(error: WordsError) -> WordsError {
+    let WordsError::Twice { first, second, .. } = &error else {
+        return error;
+    };
+    let date = [second, first]
+        .into_iter()
+        .find(|word| NaiveDate::from_str(word).is_ok());
+    match date.map(|date| date.parse::<SnapshotTime>()) {
+        Some(Err(not_a_time)) => WordsError::Time(not_a_time),
+        Some(Ok(_)) | None => error,
+    }
+}
+
+/// `2026-11-22T` and whatever follows: a mistyped time is named as one.
 fn looks_like_a_time(word: &str) -> bool {
     let pattern = |(index, byte): (usize, u8)| match index {
         4 | 7 => byte == b'-',
         10 => matches!(byte, b'T' | b't' | b' '),
         _ => byte.is_ascii_digit(),
     };
-    word.len() >= 10 && word.bytes().take(11).enumerate().all(pattern)
+    word.len() > 10 && word.bytes().take(11).enumerate().all(pattern)
 }
 
 /// Where nodes listen unless they are told otherwise.
@@ -183,6 +210,7 @@ mod tests {
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             assert_eq!(parse(&order.map(|index| words[index])).unwrap(), expected);
         }
+        assert_eq!(expected.to_string(), words.join(" "));
     }
 
     #[test]
@@ -198,11 +226,18 @@ mod tests {
             error.to_string(),
             "time `2026-11-22T25:39:25Z` is not an RFC 3339 time such as 2026-11-22T13:39:25Z"
         );
-        let date = parse(&["orders", "2026-11-22"]).unwrap_err();
-        assert_eq!(
-            date.to_string(),
-            "time `2026-11-22` is not an RFC 3339 time such as 2026-11-22T13:39:25Z"
-        );
+    }
+
+    #[test]
+    fn a_date_is_a_name_alone_and_a_mistyped_time_beside_one() {
+        let alone = parse(&["2026-11-22"]).unwrap();
+        assert_eq!(alone.subject.as_deref(), Some("2026-11-22"));
+        for words in [["orders", "2026-11-22"], ["2026-11-22", "orders"]] {
+            assert_eq!(
+                parse(&words).unwrap_err().to_string(),
+                "time `2026-11-22` is not an RFC 3339 time such as 2026-11-22T13:39:25Z"
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
     reason = "this is the output of the commands"
 )]
 
-mod show;
+mod terminal;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -20,13 +20,13 @@ use zdap_proto::connect::{connect, explain};
 use zdap_proto::control::{CallError, call, call_on_behalf_of};
 use zdap_proto::identity::{Identity, Subject};
 use zdap_proto::message::{
-    Answer, CloneView, Invited, NodeState, Progress, Request, ResourceView, TokenText,
+    Answer, CloneView, Invited, NodeState, NodeView, Progress, Request, ResourceView, TokenText,
 };
 use zdap_proto::name::{CloneId, NodeName, RequestId, ResourceName, SnapshotTime, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
 
-use self::show::{confirmed, counted, node_row, print_table, show, spinner};
+use self::terminal::{confirmed, print_table, show_step, spinner};
 use crate::state;
 
 /// The running node of this machine.
@@ -98,7 +98,7 @@ impl Running {
                     use_existing,
                 };
                 let answer = self
-                    .ask_slowly(&request, |step| show(&bar, &resource, &step))
+                    .ask_slowly(&request, |step| show_step(&bar, &resource, &step))
                     .await;
                 bar.finish_and_clear();
                 let Answer::Snapshot(snapshot) = answer? else {
@@ -319,20 +319,11 @@ impl Running {
         if !yes && !confirmed(what)? {
             bail!("nothing was destroyed");
         }
-        let answer = self.ask(&Request::DestroyAll { bases }).await?;
-        match (bases, answer) {
-            (true, Answer::DestroyedAll { clones, bases }) => {
-                println!(
-                    "destroyed {} and {}",
-                    counted(clones, "clone"),
-                    counted(bases, "base")
-                );
-            }
-            (false, Answer::DestroyedAll { clones, .. }) => {
-                println!("destroyed {}", counted(clones, "clone"))
-            }
-            (_, _) => bail!(ANOTHER_ANSWER),
-        }
+        let Answer::DestroyedAll { clones, bases: also } = self.ask(&Request::DestroyAll { bases }).await?
+        else {
+            bail!(ANOTHER_ANSWER);
+        };
+        println!("{}", destroyed(clones, bases.then_some(also)));
         Ok(())
     }
 
@@ -361,6 +352,29 @@ fn failed(error: CallError) -> anyhow::Error {
         CallError::Refused(refusal) => Refused(refusal).into(),
         CallError::Lost(reason) => anyhow!(explain("this machine's node", reason)),
         CallError::Misunderstood(_) => anyhow!(error),
+    }
+}
+
+fn node_row(node: NodeView) -> Vec<String> {
+    let resources: Vec<_> = node.resources.iter().map(ToString::to_string).collect();
+    vec![
+        node.name.to_string(),
+        node.address,
+        format!("{:?}", node.state).to_lowercase(),
+        resources.join(", "),
+        node.clones.to_string(),
+        HumanBytes(node.free_bytes).to_string(),
+        HumanBytes(node.total_bytes).to_string(),
+        format!("{:.0} %", node.load * 100.0),
+    ]
+}
+
+fn destroyed(clones: u32, bases: Option<u32>) -> String {
+    let counted = |count: u32, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let clones = counted(clones, "clone");
+    match bases {
+        Some(bases) => format!("destroyed {clones} and {}", counted(bases, "base")),
+        None => format!("destroyed {clones}"),
     }
 }
 
@@ -432,6 +446,12 @@ mod tests {
         assert_eq!(failure(&resources[1], &anyhow!("gone")), "error: users: gone");
         let error = all_done(&resources, vec![Err(refused), Err(anyhow!("gone")), Ok(())]).unwrap_err();
         assert_eq!(error.to_string(), "2 of 3 resources were not restored");
+    }
+
+    #[test]
+    fn what_was_destroyed_is_said_in_a_sentence() {
+        assert_eq!(destroyed(2, Some(1)), "destroyed 2 clones and 1 base");
+        assert_eq!(destroyed(1, None), "destroyed 1 clone");
     }
 
     #[test]

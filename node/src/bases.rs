@@ -87,7 +87,7 @@ impl Bases {
             created_at: known.free_time(&resource.name, now),
         };
         let stage = Stage::new();
-        let state = stage.state.subscribe();
+        let state = stage.watch();
         known.restores.insert(
             resource.name.clone(),
             Restore {
@@ -245,7 +245,6 @@ impl Bases {
         let result = match result {
             Ok(snapshot) => {
                 self.add(&snapshot).await;
-                tracing::info!(%snapshot, elapsed = ?stage.began.elapsed(), "restore is done");
                 Ok(snapshot)
             }
             Err(refusal) => {
@@ -257,7 +256,7 @@ impl Bases {
             }
         };
         drop(listed);
-        stage.state.send_replace(RestoreState::Ended(result));
+        stage.end(result);
     }
 
     async fn steps(&self, resource: &Resource, base: &BaseId, stage: &Stage) -> Result<SnapshotId, Refusal> {

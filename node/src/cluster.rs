@@ -243,6 +243,11 @@ impl Cluster {
         self.board.revoke(user)
     }
 
+    /// Returns the users whose certificates are good for nothing any more.
+    pub fn revoked(&self) -> BTreeSet<UserName> {
+        self.board.revoked.all()
+    }
+
     /// Whether a user's certificates are good for nothing.
     pub fn is_revoked(&self, user: &UserName) -> bool {
         self.board.revoked.contains(user)

@@ -71,13 +71,22 @@ fn enrol(node: &Node, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
 }
 
 /// Returns the names that are somebody's at any node.
-fn taken(node: &Node) -> Taken {
+pub(crate) fn taken(node: &Node) -> Taken {
     let mut names = owners(node);
     names.extend(node.cluster.users());
     Taken {
         names,
+        revoked: node.cluster.revoked(),
+        nodes: nodes(node),
         untold: node.cluster.untold(),
     }
+}
+
+/// Returns the names of all nodes that are known, as far as they could be users'.
+pub(crate) fn nodes(node: &Node) -> BTreeSet<UserName> {
+    let view = node.cluster.view();
+    let names = view.members.keys().chain([&node.name]);
+    names.filter_map(|name| name.as_str().parse().ok()).collect()
 }
 
 /// Returns who owns clones here, and who will: what a node makes by itself is owned by its name.

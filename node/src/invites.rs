@@ -27,8 +27,27 @@ pub struct Invites {
 pub struct Taken {
     /// Those that own something already, enrolled or not, and those that other nodes gave.
     pub names: BTreeSet<UserName>,
+    /// Those that are good for nobody any more.
+    pub revoked: BTreeSet<UserName>,
+    /// Those of nodes, who own what they make by themselves.
+    pub nodes: BTreeSet<UserName>,
     /// Another node that may have given more.
     pub untold: Option<String>,
+}
+
+impl Taken {
+    /// Refuses a name that no user can be let in by, whatever a token says.
+    pub fn refuse_barred(&self, name: &UserName) -> Result<(), Refusal> {
+        let why = if self.revoked.contains(name) {
+            "is revoked, and no certificate of that name is good any more"
+        } else if self.nodes.contains(name) {
+            "is the name of a node"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::new(RefusalKind::Conflict, format!("`{name}` {why}"))
+            .with_hint("another name is needed"))
+    }
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -115,10 +134,10 @@ impl Invites {
     ) -> Result<Subject, Refusal> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = book.clone();
-        let invite = changed
-            .invites
-            .get_mut(secret_hash)
-            .ok_or_else(|| refused("this token was not made by this node").with_hint(ASK_ITS_NODE))?;
+        let invite = changed.invites.get_mut(secret_hash).ok_or_else(|| {
+            // Of a kind of its own: whoever brings it to the wrong node goes to the one that made it.
+            Refusal::new(RefusalKind::NotFound, "this token was not made by this node").with_hint(ASK_AGAIN)
+        })?;
         if let Some(used_at) = invite.used_at {
             return Err(refused(format!(
                 "this token was used already, at {}",
@@ -137,6 +156,7 @@ impl Invites {
         let subject = subject(&invite.invited, wanted, is_taken, taken.untold.as_deref())?;
         invite.used_at = Some(now);
         if let Subject::User(name) | Subject::Admin(name) = &subject {
+            taken.refuse_barred(name)?; // which leaves the book as it was
             changed.users.insert(name.clone());
         }
         save(&self.path, &changed).map_err(|error| {
@@ -204,8 +224,6 @@ fn save(path: &Path, book: &Book) -> io::Result<()> {
 
 /// A used or expired invite is remembered so long, so that its bearer is told what is wrong with it.
 const REMEMBERED: TimeDelta = TimeDelta::days(30);
-/// The token has the address of the node that made it.
-const ASK_ITS_NODE: &str = "without an address, `zdap add origin TOKEN` (or `zdapd serve --join TOKEN`) goes to the node that made it";
 const ASK_AGAIN: &str = "ask the administrator for a new one: `zdapd token user` (or `zdapd token node`)";
 
 #[cfg(test)]
@@ -282,7 +300,7 @@ mod tests {
         let refusal = invites
             .redeem("h", &wants("ada"), &Taken::default(), now())
             .unwrap_err();
-        assert_eq!(refusal.kind, RefusalKind::Forbidden);
+        assert_eq!(refusal.kind, RefusalKind::NotFound);
     }
 
     #[test]
@@ -325,7 +343,7 @@ mod tests {
         invites.add("h", anybody(), TimeDelta::hours(1), now()).unwrap();
         let owners = Taken {
             names: BTreeSet::from(["db1".parse().unwrap()]),
-            untold: None,
+            ..Taken::default()
         };
         for name in ["db1", "bob"] {
             let refusal = invites.redeem("h", &wants(name), &owners, now()).unwrap_err();
@@ -358,6 +376,31 @@ mod tests {
         invites
             .redeem("h", &wants("bob"), &Taken::default(), now())
             .expect("a refused name does not use up the token");
+    }
+
+    #[test]
+    fn no_token_gives_the_name_of_a_node_or_of_somebody_who_was_revoked_since() {
+        let Fixture {
+            directory: _directory,
+            invites,
+        } = fixture();
+        let taken = Taken {
+            revoked: BTreeSet::from(["ada".parse().unwrap()]),
+            nodes: BTreeSet::from(["db1".parse().unwrap()]),
+            ..Taken::default()
+        };
+        for name in ["ada", "db1"] {
+            let named = Invited::User {
+                name: Some(name.parse().unwrap()),
+                admin: false,
+            };
+            invites.add(name, named, TimeDelta::hours(1), now()).unwrap();
+            invites.add("any", anybody(), TimeDelta::hours(1), now()).unwrap();
+            for token in [name, "any"] {
+                let refusal = invites.redeem(token, &wants(name), &taken, now()).unwrap_err();
+                assert_eq!(refusal.kind, RefusalKind::Conflict, "{token}: {refusal}");
+            }
+        }
     }
 
     #[test]

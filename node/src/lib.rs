@@ -67,7 +67,7 @@ use zdap_proto::transport::{self, Socket};
 use crate::bases::Bases;
 use crate::clock::Clock;
 use crate::clones::Clones;
-use crate::cluster::{Cluster, GossipSetup, addresses, namesake, report};
+use crate::cluster::{Cluster, GossipSetup, View, addresses, namesake, report};
 use crate::config::{Config, RuntimeKind, StorageChoice};
 use crate::gossip::driver;
 use crate::gossip::links::Links;
@@ -285,6 +285,9 @@ pub async fn serve_watched(
         opened,
         stopping,
     ));
+    if !contacts.is_empty() {
+        tasks.spawn(warn_if_unmet(node.cluster.watch(), node.address.clone()));
+    }
     let gossip_ended = driver::start(driver, links, contacts, own_thread).context("start the gossip")?;
     started(&node);
     let ended = tokio::select! {
@@ -304,6 +307,21 @@ pub async fn serve_watched(
     server::close(&endpoint).await;
     tasks.shutdown().await;
     ended.and(served)
+}
+
+/// Says so when none of the nodes that are known has been met after a while. Where this node is told to be reached at another
+/// machine's address, everything else looks as if all were well.
+async fn warn_if_unmet(mut views: watch::Receiver<Arc<View>>, address: String) {
+    let is_met = |view: &Arc<View>| {
+        let mut others = view.members.iter().filter(|(name, _)| **name != view.me);
+        others.any(|(_, seen)| seen.state == gossip::MemberState::Alive)
+    };
+    if tokio::time::timeout(UNMET, views.wait_for(is_met)).await.is_err() {
+        tracing::warn!(
+            "no other node has been met within {} s: is one of them up, and do they reach this one at {address} (--network-address), UDP?",
+            UNMET.as_secs()
+        );
+    }
 }
 
 /// Waits until one of the tasks fails; that others end does no harm.
@@ -382,5 +400,7 @@ fn announce(node: &Node, origin: Origin) {
     }
 }
 
+/// Two nodes that reach each other have met within a tenth of a second.
+const UNMET: Duration = Duration::from_secs(5);
 /// `spec.md`: SIGTERM lets what is under way finish for 10 s.
 const UNDOING: Duration = Duration::from_secs(10);

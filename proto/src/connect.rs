@@ -95,6 +95,40 @@ pub async fn connect_for_enrol(endpoint: &Endpoint, token: &Token) -> Result<Con
     race(attempts).await.map_err(definite_first)
 }
 
+/// Makes sure that a node answers at `address`, of whichever cluster, to somebody who has neither certificate nor token.
+pub async fn answers(endpoint: &Endpoint, address: &str) -> Result<(), ConnectError> {
+    // A node shows its certificate first. It is of no CA with this fingerprint, and whose it is does not matter.
+    let nobodys = Trust::Fingerprint([0; 32]);
+    match reach(
+        endpoint.clone(),
+        nobodys,
+        None,
+        address.to_owned(),
+        Purpose::Enrol,
+    )
+    .await
+    {
+        Err(
+            error @ (ConnectError::Address(_)
+            | ConnectError::Unresolved { .. }
+            | ConnectError::NoAnswer { .. }
+            | ConnectError::Local { .. }
+            | ConnectError::NoAddress),
+        ) => Err(error),
+        Ok(_)
+        | Err(
+            ConnectError::OtherCluster(_)
+            | ConnectError::NotANode(_)
+            | ConnectError::Dates { .. }
+            | ConnectError::Identity(_)
+            | ConnectError::Refused { .. }
+            | ConnectError::Closed { .. }
+            | ConnectError::OtherVersion(_)
+            | ConnectError::Lost { .. },
+        ) => Ok(()),
+    }
+}
+
 /// Starts the attempts in their order, [`STAGGER`] apart (the later ones [`LATER_STAGGER`]) or as soon as one has failed. The
 /// first to succeed wins and the others are dropped; when all have failed, returns why.
 pub(crate) async fn race<T, E, F>(attempts: Vec<F>) -> Result<T, Vec<E>>

@@ -25,7 +25,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: &Destroy) -> Result<()
     let (found, silent) = find_ours(&reached, &words).await?;
     tell_silent(output, &silent);
     if found.len() > 1 && !arguments.all {
-        return Err(several(&words, &subject, &found));
+        return Err(several(&words, &found));
     }
     // One that was named is not to be looked for on a node that is silent.
     let is_named = found.iter().all(|found| found.clone.id.as_str() == subject);
@@ -73,7 +73,7 @@ fn not_all(given: &[Given<'_>], faults: &[String]) -> Failure {
         .hinted("try again later; `zdap list clones --all` shows what is left")
 }
 
-fn several(words: &Words, subject: &str, found: &[Found]) -> Failure {
+fn several(words: &Words, found: &[Found]) -> Failure {
     let lines = found.iter().map(|found| {
         let clone = &found.clone;
         format!(
@@ -88,16 +88,13 @@ fn several(words: &Words, subject: &str, found: &[Found]) -> Failure {
         .first()
         .map(|found| found.clone.id.to_string())
         .unwrap_or_default();
-    let time = words.time.map(|time| format!(" that fit {time}"));
     Failure::new(format!(
-        "you have {} clones of `{subject}`{}{}",
+        "{} of your clones fit `{words}`{}",
         found.len(),
-        time.unwrap_or_default(),
         lines.collect::<String>()
     ))
     .hinted(format!(
-        "name one, e.g. `zdap destroy {example}`, or destroy all {} with `--all`",
-        found.len()
+        "name one, e.g. `zdap destroy {example}`, or destroy all of these: `zdap destroy {words} --all`"
     ))
 }
 

@@ -116,19 +116,16 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
     let mut scope = Scope::new(context, arguments, &words)?;
     let reached = context.reach().await?;
     context.output.doing("asking for the clones");
-    let mut is_one_wanted = false;
-    if let Some(subject) = words.subject.take() {
+    let mut without_resource = None;
+    if let Some(subject) = &words.subject {
         let known = Known::ask(&reached, words.pin.as_ref()).await?;
-        match (known.find(&subject)?, subject.parse::<CloneId>()) {
-            (Some(resource), _) => {
+        match known.find(subject)? {
+            Some(resource) => {
                 words.subject = Some(resource.to_string());
                 scope.resource = Some(resource);
             }
-            (None, Ok(_)) => {
-                words.subject = Some(subject);
-                is_one_wanted = true;
-            }
-            (None, Err(_)) => return Err(known.unknown(&subject)),
+            // A clone, or a resource that is gone while clones of it are not.
+            None => without_resource = Some(known),
         }
     }
     let whose = match arguments.all {
@@ -136,8 +133,15 @@ pub(super) async fn clones(context: &Context<'_>, arguments: &ListArguments) -> 
         false => Whose::OursOrNamed,
     };
     let (mut found, silent) = find_clones(&reached, &words, whose).await?;
-    if is_one_wanted && found.is_empty() {
-        return Err(no_clone(&words, &silent));
+    if let Some(known) = without_resource.filter(|_| found.is_empty()) {
+        let subject = words.subject()?;
+        return Err(match subject.parse::<CloneId>() {
+            Ok(_) => no_clone(&words, None, &silent),
+            Err(_) => known.unknown(subject),
+        });
+    }
+    if found.is_empty() && words.pin.is_some() && !silent.is_empty() {
+        return Err(no_clone(&words, scope.resource.as_ref(), &silent));
     }
     tell_silent(context.output, &silent);
     found.retain(|found| scope.has(&found.clone.resource, Some(&found.clone)));

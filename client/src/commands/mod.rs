@@ -255,21 +255,19 @@ impl Drop for Doubt<'_> {
 /// that fits none may be a resource's second name.
 async fn find_ours(reached: &Reached, words: &Words) -> Result<(Vec<Found>, Vec<Silent>), Failure> {
     let (mut found, mut silent) = find_clones(reached, words, Whose::OursOrNamed).await?;
-    let Some(subject) = words.subject.as_deref().filter(|_| found.is_empty()) else {
-        return Ok((found, silent));
-    };
-    let Some(resource) = Known::ask(reached, words.pin.as_ref()).await?.find(subject)? else {
-        return Err(no_clone(words, &silent));
-    };
-    if resource.as_str() != subject {
-        let words = Words {
-            subject: Some(resource.to_string()),
-            ..words.clone()
-        };
-        (found, silent) = find_clones(reached, &words, Whose::OursOrNamed).await?;
+    let mut resource = None;
+    if let Some(subject) = words.subject.as_deref().filter(|_| found.is_empty()) {
+        resource = Known::ask(reached, words.pin.as_ref()).await?.find(subject)?;
+        if let Some(other) = resource.as_ref().filter(|resource| resource.as_str() != subject) {
+            let words = Words {
+                subject: Some(other.to_string()),
+                ..words.clone()
+            };
+            (found, silent) = find_clones(reached, &words, Whose::OursOrNamed).await?;
+        }
     }
     match found.is_empty() {
-        true => Err(none_of(&resource, words, &silent)),
+        true => Err(no_clone(words, resource.as_ref(), &silent)),
         false => Ok((found, silent)),
     }
 }
@@ -282,7 +280,7 @@ async fn newest_clone(context: &Context<'_>, reached: &Reached, words: &Words) -
         .doing(format!("looking for a clone of `{subject}`"));
     let (found, silent) = find_ours(reached, words).await?;
     tell_silent(context.output, &silent);
-    found.into_iter().next().ok_or_else(|| no_clone(words, &[]))
+    Ok(found.into_iter().next().expect("none would be an error"))
 }
 
 /// A clone's id fits that clone, a resource all its clones; a time fits when the clone or its snapshot was made.
@@ -296,35 +294,29 @@ fn fits(clone: &CloneView, words: &Words) -> bool {
     is_subject && is_time
 }
 
-fn no_clone(words: &Words, silent: &[Silent]) -> Failure {
-    let subject = words.subject.as_deref().unwrap_or_default();
-    nothing(&format!("you have no clone `{subject}`"), words, silent)
-        .hinted("`zdap list clones --all` shows yours")
-}
-
-fn none_of(resource: &ResourceName, words: &Words, silent: &[Silent]) -> Failure {
-    let failure = nothing(&format!("you have no clone of `{resource}`"), words, silent);
-    failure.hinted(format!(
-        "`zdap clone {resource}` makes one; `zdap list clones --all` shows yours"
-    ))
-}
-
-fn nothing(what: &str, words: &Words, silent: &[Silent]) -> Failure {
-    let time = words.time.map(|time| format!(" of {time}")).unwrap_or_default();
+/// Says that we have no clone of `resource`, or where the word is no resource's, none of that id.
+fn no_clone(words: &Words, resource: Option<&ResourceName>, silent: &[Silent]) -> Failure {
+    let what = match (resource, &words.subject) {
+        (Some(resource), _) => format!("clone of `{resource}`"),
+        (None, Some(subject)) => format!("clone `{subject}`"),
+        (None, None) => "clone".to_owned(),
+    };
+    let time = words.time.map(|time| format!(" from {time}")).unwrap_or_default();
     let pin = words
         .pin
         .as_ref()
         .map(|pin| format!(" on {pin}"))
         .unwrap_or_default();
-    let none = format!("{what}{time}{pin}");
-    match silent {
+    let none = format!("you have no {what}{time}{pin}");
+    let failure = match silent {
         [] => Failure::not_found(none),
         silent => {
             let reasons: String = silent.iter().map(|silent| format!("\n  {silent}")).collect();
             Failure::new(format!("{none} on the nodes that answered{reasons}"))
                 .of_kind(Kind::Refused(RefusalKind::Unavailable))
         }
-    }
+    };
+    failure.hinted("`zdap list clones --all` shows yours")
 }
 
 /// Names the nodes that did not answer.
@@ -395,18 +387,19 @@ pub(crate) mod tests {
     #[test]
     fn what_was_not_found_is_named_with_all_its_words() {
         let words = words(&["orders", "2026-11-22T13:39:25Z", "@db1"]);
-        let failure = no_clone(&words, &[]);
+        let failure = no_clone(&words, None, &[]);
         assert_eq!(
             failure.message,
-            "you have no clone `orders` of 2026-11-22T13:39:25Z on @db1"
+            "you have no clone `orders` from 2026-11-22T13:39:25Z on @db1"
         );
+        let resource = "orders".parse().unwrap();
         let silent = SilentNode {
             node: "db1".parse().unwrap(),
             reason: "it is down".to_owned(),
         };
         assert_eq!(
-            no_clone(&words, &[silent.into()]).message,
-            "you have no clone `orders` of 2026-11-22T13:39:25Z on @db1 on the nodes that answered\n  \
+            no_clone(&words, Some(&resource), &[silent.into()]).message,
+            "you have no clone of `orders` from 2026-11-22T13:39:25Z on @db1 on the nodes that answered\n  \
              db1 does not answer: it is down"
         );
     }

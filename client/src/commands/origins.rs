@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use indicatif::BinaryBytes;
 use serde::Serialize;
-use zdap_proto::connect::{ConnectError, connect_for_enrol};
+use zdap_proto::connect::{ConnectError, answers};
 use zdap_proto::identity::Identity;
 use zdap_proto::message::{NodeState, NodeView};
 use zdap_proto::name::{ClusterId, NodeName};
-use zdap_proto::refusal::chain;
+use zdap_proto::refusal::{RefusalKind, chain};
 use zdap_proto::token::Token;
 
 use super::enrol::enrol;
@@ -60,8 +60,7 @@ pub(super) fn remove(context: &Context<'_>, origin: &str) -> Result<(), Failure>
             context.output.data("", &document)
         }
         Forgotten::Learned(origins) => Err(Failure::not_found(format!(
-            "`{wanted}` was not added: it is a node of the cluster of {}",
-            origins.join(", ")
+            "`{wanted}` was not added: a cluster has told of it"
         ))
         .hinted(forget_the_cluster(&origins))),
         Forgotten::Unknown => {
@@ -74,14 +73,14 @@ pub(super) fn remove(context: &Context<'_>, origin: &str) -> Result<(), Failure>
     }
 }
 
-/// The cluster tells of its nodes as long as any way to it is known.
+/// One that was forgotten alone would be back with the next command.
 fn forget_the_cluster(origins: &[String]) -> String {
     let commands = origins
         .iter()
         .map(|origin| format!("`zdap remove origin {origin}`"));
     let commands: Vec<String> = commands.collect();
     format!(
-        "the cluster tells of its nodes by itself; to forget it with all of them: {}",
+        "to forget the cluster with all its nodes: {}",
         commands.join(", ")
     )
 }
@@ -129,21 +128,25 @@ pub(super) async fn list(context: &Context<'_>) -> Result<(), Failure> {
     context.output.data(&text, &documents)?;
     match documents.is_empty() || documents.iter().any(|origin| origin.connected) {
         true => Ok(()),
-        false => Err(none_reached(&documents)),
+        false => Err(none_usable(context, &documents)),
     }
 }
 
-fn none_reached(origins: &[OriginDocument<'_>]) -> Failure {
+fn none_usable(context: &Context<'_>, origins: &[OriginDocument<'_>]) -> Failure {
     let reasons = origins.iter().filter_map(|origin| origin.error);
     let reasons: String = reasons.map(|reason| format!("\n  {reason}")).collect();
-    Failure::new(format!("no origin can be used{reasons}")).of_kind(Kind::Unreachable)
+    let failure = Failure::new(format!("no origin can be used{reasons}"));
+    match context.is_any_reached() {
+        true => failure, // each has said why not
+        false => failure.of_kind(Kind::Unreachable),
+    }
 }
 
 /// Enrols, and remembers the addresses that the token knows, and the one that was typed if the cluster answers there.
 async fn join(context: &Context<'_>, token: Token, typed: Option<String>) -> Result<(), Failure> {
     let own = token.addresses.clone();
+    let identity = Arc::new(enrol_by_way_of(context, &token, typed.as_ref()).await?);
     let typed = typed.filter(|typed| !own.contains(typed));
-    let identity = Arc::new(enrol_by_way_of(context, &token, typed.as_deref()).await?);
     context.home.change(|settings| {
         for address in &own {
             settings.remember_new(address, identity.cluster());
@@ -171,23 +174,33 @@ async fn join(context: &Context<'_>, token: Token, typed: Option<String>) -> Res
     added(context, &identity)
 }
 
-/// Enrols at the address that was typed, and where another node is there than the one that made the token, at that one.
+/// Enrols at the address that was typed, or if another node is there than the one that made the token, at that one.
 async fn enrol_by_way_of(
     context: &Context<'_>,
     token: &Token,
-    typed: Option<&str>,
+    typed: Option<&String>,
 ) -> Result<Identity, Failure> {
     let Some(typed) = typed else {
         return enrol(context, token).await;
     };
-    let refused = match enrol(context, &with_address(token.clone(), typed.to_owned())).await {
-        Err(failure) if matches!(failure.kind, Kind::Refused(_)) => failure,
+    match enrol(context, &with_address(token.clone(), typed.clone())).await {
+        Err(failure) if failure.kind == Kind::Refused(RefusalKind::NotFound) => {}
         done => return done,
-    };
-    let made_there = enrol(context, token).await;
-    made_there.map_err(|failure| match matches!(failure.kind, Kind::Refused(_)) {
-        true => failure,
-        false => refused,
+    }
+    enrol(context, token).await.map_err(|failure| match failure.kind {
+        Kind::Unreachable => Failure::new(format!(
+            "the node at {typed} did not make this token, and the one that did was not reached: {}",
+            failure.message
+        ))
+        .of_kind(Kind::Unreachable)
+        .hinted("ask for a token of a node that you can reach: `zdapd token user NAME` there"),
+        Kind::Failed
+        | Kind::Refused(_)
+        | Kind::Usage
+        | Kind::TimedOut
+        | Kind::Interrupted
+        | Kind::Terminated
+        | Kind::BrokenPipe => failure,
     })
 }
 
@@ -215,6 +228,7 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
             }
             Err(errors) => match errors.into_iter().next() {
                 Some((_, ConnectError::OtherCluster(_))) => {
+                    context.note_reached();
                     is_node_there = true;
                     continue;
                 }
@@ -228,7 +242,10 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
         return Err(reason);
     }
     if !is_node_there {
-        look(context, &address).await?;
+        // Before anybody goes and asks for a token.
+        context.output.doing(format!("connecting to {address}"));
+        answers(&endpoint, &address).await?;
+        context.note_reached();
     }
     let question = format!("Token for {address} (an administrator gets it by `zdapd token user` there):");
     match context.output.ask(&question).await {
@@ -237,16 +254,6 @@ async fn add_address(context: &Context<'_>, address: String) -> Result<(), Failu
             "ask the administrator to run `zdapd token user NAME` on a node and give you the token; \
              then `zdap add origin TOKEN`",
         )),
-    }
-}
-
-/// Looks whether a node is at an address, before anybody goes and asks for a token. A node shows who it is first, and by a
-/// token of no cluster it is known for one of another.
-async fn look(context: &Context<'_>, address: &str) -> Result<(), Failure> {
-    let of_no_cluster = Token::new(vec![address.to_owned()], [0; 32], false);
-    match connect_for_enrol(&context.endpoint()?, &of_no_cluster).await {
-        Ok(_) | Err(ConnectError::OtherCluster(_)) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -326,7 +333,7 @@ fn document<'a>(visit: &'a Visit, visits: &'a [Visit], settings: &Settings) -> O
         address: &visit.address,
         cluster: &visit.cluster,
         connected: visit.result.is_ok(),
-        added: settings.is_added(&visit.address),
+        added: settings.is_added(&visit.cluster, &visit.address),
         error: visit.result.as_ref().err().map(|silent| silent.reason.as_str()),
         node: node.map(nodes::document),
         view: node,

@@ -17,8 +17,6 @@ mod fence;
 mod file;
 mod overlay;
 #[cfg(test)]
-mod overlay_properties;
-#[cfg(test)]
 mod overlay_tests;
 mod place;
 mod ports;

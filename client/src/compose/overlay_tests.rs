@@ -1,10 +1,12 @@
 //! What attach and detach do to overrides of every shape.
 
+mod properties;
+
 use serde_yaml::{Mapping, Value};
 
 use super::{Attached, ComposeError, RelayService, attach, attached, detach};
 
-pub(super) fn relay(service: &str) -> RelayService {
+fn relay(service: &str) -> RelayService {
     RelayService {
         service: service.to_owned(),
         image: "zdap/zdap-proxyd:0.1.0".to_owned(),
@@ -23,7 +25,7 @@ pub(super) fn relay(service: &str) -> RelayService {
 }
 
 /// Overrides that have nothing of `orders` and `users` in them.
-pub(super) const SHAPES: &[&str] = &[
+const SHAPES: &[&str] = &[
     "",
     "\n",
     "\n\n  \n",
@@ -91,7 +93,7 @@ pub(super) const SHAPES: &[&str] = &[
 ];
 
 /// Entries of the user's for `orders`, which `--force` has to set aside.
-pub(super) const WITH_ORDERS: &[&str] = &[
+const WITH_ORDERS: &[&str] = &[
     "services:\n  orders:\n    image: postgres\n",
     "services:\n  orders:\n    image: postgres",
     "services:\n  orders: {image: postgres} # mine\n  web: {image: a}\n",
@@ -114,7 +116,7 @@ fn parsed(text: &str) -> Value {
 }
 
 /// Everything but the given services; no services at all are the same as none.
-pub(super) fn others(text: &str, except: &[&str]) -> (Mapping, Mapping) {
+fn others(text: &str, except: &[&str]) -> (Mapping, Mapping) {
     let mut root = mapping(parsed(text));
     let mut services = root.remove("services").map(mapping).unwrap_or_default();
     for service in except {
@@ -136,7 +138,7 @@ fn mapping(value: Value) -> Mapping {
     }
 }
 
-pub(super) fn service_of(text: &str, service: &str) -> Value {
+fn service_of(text: &str, service: &str) -> Value {
     let services = mapping(parsed(text).get("services").unwrap().clone());
     services
         .get(service)

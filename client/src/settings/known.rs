@@ -153,9 +153,9 @@ impl Settings {
         Some(node.name.clone())
     }
 
-    /// Returns whether the user has added an address, and no cluster has only told of it.
-    pub fn is_added(&self, address: &str) -> bool {
-        self.origins.iter().any(|origin| origin.address == address)
+    /// Returns whether the user has added an address of a cluster; else that has told of it.
+    pub fn is_added(&self, cluster: &ClusterId, address: &str) -> bool {
+        self.added(cluster).iter().any(|added| added == address)
     }
 
     fn added(&self, cluster: &ClusterId) -> Vec<String> {
@@ -222,6 +222,18 @@ mod tests {
             settings.name_at(&cluster("abc"), "10.0.0.1:1"),
             Some("a".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn an_address_of_two_clusters_is_added_where_the_user_added_it() {
+        let mut settings = settings();
+        settings.remember(&address("a"), &cluster("xyz"));
+        assert!(settings.is_added(&cluster("xyz"), &address("a")));
+        assert!(
+            !settings.is_added(&cluster("abc"), &address("a")),
+            "it was learned"
+        );
+        assert!(settings.is_added(&cluster("abc"), "nat:1"));
     }
 
     #[test]

@@ -287,7 +287,7 @@ fn what_the_node_does_not_have_is_refused_by_name() {
         .hints("zdap list snaps orders");
     user.zdap(&["attach", "--new=false", "orders"])
         .fails(1, &["you have no clone of `orders`"])
-        .hints("zdap clone orders");
+        .hints("zdap list clones --all");
     user.zdap(&["attach", "orders", "@db9:43210"])
         .fails(1, &["no node @db9:43210", &node.address()])
         .hints("zdap list nodes");

@@ -143,7 +143,7 @@ fn a_clone_is_made_found_again_and_given_back() {
 
     let several = user.zdap(&["destroy", "orders"]);
     several
-        .fails(1, &["you have 2 clones of `orders`", first_id, &second_id])
+        .fails(1, &["2 of your clones fit `orders`", first_id, &second_id])
         .hints("--all");
     assert_eq!(node.clones().len(), 2);
 

@@ -65,7 +65,7 @@ fn a_user_who_knows_one_node_sees_and_uses_both() {
 #[test]
 fn a_token_does_at_the_address_of_any_node() {
     const TEST: &str = "a_token_does_at_the_address_of_any_node";
-    let Some(first) = Node::embedded(TEST, &[]) else {
+    let Some(mut first) = Node::embedded(TEST, &[]) else {
         return;
     };
     let token = first.zdapd(&["token", "node"]).line();
@@ -93,8 +93,26 @@ fn a_token_does_at_the_address_of_any_node() {
     }
     user.zdap(&["remove", "origin", &first.address()]).done();
     user.zdap(&["remove", "origin", &first.address()])
-        .fails(1, &["was not added", "it is a node of the cluster of"])
+        .fails(1, &["was not added", "a cluster has told of it"])
         .hints(&format!("`zdap remove origin {}`", second.address()));
+
+    let token = first.token("bob@laptop");
+    first.kill();
+    let bob = User::new(second.programs());
+    bob.zdap(&["add", "origin", &second.address(), "--token", &token])
+        .fails(
+            3,
+            &["did not make this token", "no answer from", &first.address()],
+        )
+        .hints("a node that you can reach");
+    bob.zdap(&[
+        "add",
+        "origin",
+        &second.address(),
+        "--token",
+        &second.token("bob@laptop"),
+    ])
+    .done();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How far a restore has come, for whoever waits for it.
+//! What whoever waits for a restore is told.
 
 use std::time::Instant;
 
@@ -18,8 +18,8 @@ pub enum RestoreState {
 
 /// Says where a restore is.
 pub(super) struct Stage {
-    pub(super) began: Instant,
-    pub(super) state: watch::Sender<RestoreState>,
+    began: Instant,
+    state: watch::Sender<RestoreState>,
 }
 
 impl Stage {
@@ -33,6 +33,10 @@ impl Stage {
             began: Instant::now(),
             state: watch::Sender::new(RestoreState::Running(progress)),
         }
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<RestoreState> {
+        self.state.subscribe()
     }
 
     pub(super) fn enter(&self, stage: &str) {
@@ -61,6 +65,13 @@ impl Stage {
     pub(super) fn is_watched(&self) -> bool {
         // One receiver is the list of restores itself.
         self.state.receiver_count() > 1
+    }
+
+    pub(super) fn end(&self, result: Result<SnapshotId, Refusal>) {
+        if let Ok(snapshot) = &result {
+            tracing::info!(%snapshot, elapsed = ?self.began.elapsed(), "restore is done");
+        }
+        self.state.send_replace(RestoreState::Ended(result));
     }
 
     fn elapsed_ms(&self) -> u64 {

@@ -10,6 +10,7 @@ use zdap_proto::refusal::{Refusal, RefusalKind, chain};
 use zdap_proto::token::Token;
 
 use super::asker::Asker;
+use crate::enrol;
 use crate::node::Node;
 use crate::state::CERTIFICATE_LIFE;
 
@@ -27,14 +28,8 @@ pub(super) fn token(
         )
         .with_hint("run `zdapd token node` on a node"));
     }
-    if let Invited::User { name: Some(name), .. } = &invited
-        && node.cluster.is_revoked(name)
-    {
-        return Err(Refusal::new(
-            RefusalKind::Conflict,
-            format!("`{name}` is revoked, and no certificate of that name is good any more"),
-        )
-        .with_hint("give another name"));
+    if let Invited::User { name: Some(name), .. } = &invited {
+        enrol::taken(node).refuse_barred(name)?;
     }
     if ttl_seconds == 0 || Duration::from_secs(ttl_seconds.into()) > LONGEST_INVITE {
         return Err(Refusal::new(
@@ -82,6 +77,13 @@ pub(super) fn renew(node: &Node, subject: &Subject, public_key: &[u8]) -> Result
 
 /// Lets no certificate of a user in any more; the other nodes hear of it.
 pub(super) fn revoke(node: &Node, user: &UserName) -> Result<(), Refusal> {
+    if enrol::nodes(node).contains(user) {
+        return Err(Refusal::new(
+            RefusalKind::Invalid,
+            format!("`{user}` is a node, and only users are revoked"),
+        )
+        .with_hint("stop the node, and say `zdapd forget NODE` on another"));
+    }
     let written = node.cluster.revoke(user);
     written.map_err(|error| not_written("the revocation", &error))?;
     tracing::info!(%user, "revoked");

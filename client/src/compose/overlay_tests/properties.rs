@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use serde_yaml::Value;
 
-use super::overlay_tests::{SHAPES, WITH_ORDERS, others, relay, service_of};
-use super::{ComposeError, attach, attached, detach};
+use super::super::services;
+use super::{ComposeError, SHAPES, WITH_ORDERS, attach, attached, detach, others, relay, service_of};
 
 /// One step of a random history.
 #[derive(Debug, Clone)]
@@ -154,6 +154,6 @@ proptest! {
         }
         drop(detach(&text, "orders"));
         drop(attached(&text));
-        drop(super::services(&text));
+        drop(services(&text));
     }
 }

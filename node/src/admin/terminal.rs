@@ -1,4 +1,4 @@
-//! What the commands print and ask on a terminal.
+//! Tables, progress and questions, for people and for pipes.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -7,9 +7,10 @@ use anyhow::bail;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use zdap_proto::message::{NodeView, Progress};
+use zdap_proto::message::Progress;
 use zdap_proto::name::ResourceName;
 
+/// Prints a table without lines, as wide as it is.
 pub(super) fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut table = Table::new();
     table
@@ -23,20 +24,7 @@ pub(super) fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String
     println!("{}", table.trim_fmt());
 }
 
-pub(super) fn node_row(node: NodeView) -> Vec<String> {
-    let resources: Vec<_> = node.resources.iter().map(ToString::to_string).collect();
-    vec![
-        node.name.to_string(),
-        node.address,
-        format!("{:?}", node.state).to_lowercase(),
-        resources.join(", "),
-        node.clones.to_string(),
-        HumanBytes(node.free_bytes).to_string(),
-        HumanBytes(node.total_bytes).to_string(),
-        format!("{:.0} %", node.load * 100.0),
-    ]
-}
-
+/// Shows that a resource is being restored, on a terminal.
 pub(super) fn spinner(resource: &ResourceName) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());
@@ -48,7 +36,7 @@ pub(super) fn spinner(resource: &ResourceName) -> ProgressBar {
 }
 
 /// Shows a step: on a terminal in place, elsewhere one line each time the stage changes.
-pub(super) fn show(bar: &ProgressBar, resource: &ResourceName, step: &Progress) {
+pub(super) fn show_step(bar: &ProgressBar, resource: &ResourceName, step: &Progress) {
     let grown = step
         .bytes
         .map(|bytes| format!(", {} on disk", HumanBytes(bytes)))
@@ -65,6 +53,7 @@ pub(super) fn show(bar: &ProgressBar, resource: &ResourceName, step: &Progress) 
     }
 }
 
+/// Asks whether to destroy `what`; where nobody can be asked, that is an error.
 pub(super) fn confirmed(what: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("destroys {what}; say --yes where nobody can be asked");
@@ -74,20 +63,4 @@ pub(super) fn confirmed(what: &str) -> anyhow::Result<bool> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// `1 clone`, `2 clones`.
-pub(super) fn counted(count: u32, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_is_not_said_as_several_are() {
-        let said = [0, 1, 2].map(|count| counted(count, "clone"));
-        assert_eq!(said, ["0 clones", "1 clone", "2 clones"]);
-    }
 }
