@@ -91,7 +91,11 @@ impl Home {
 
     /// Returns what to warn of if others can look into it.
     pub fn warning(&self) -> Option<String> {
-        open_to_others(&self.0)
+        let mode = fs::metadata(&self.0).ok()?.permissions().mode() & 0o777;
+        let home = self.0.display();
+        (mode & !PRIVATE != 0).then(|| {
+            format!("others can look into {home}, its mode is {mode:o}; `chmod 700 '{home}'` ends that")
+        })
     }
 
     /// Reads the settings; none is none.
@@ -222,22 +226,13 @@ impl Home {
 }
 
 /// Makes a directory that only its owner can look into. One that is there already stays as somebody has made it: the keys in
-/// it are private by themselves, and [`open_to_others`] tells.
+/// it are private by themselves, and of the home [`Home::warning`] tells.
 pub fn create_private(directory: &Path) -> Result<(), SettingsError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(PRIVATE)
         .create(directory)
         .map_err(failed("create", directory))
-}
-
-/// Returns what to warn of if others than its owner can look into a directory.
-pub fn open_to_others(directory: &Path) -> Option<String> {
-    let mode = fs::metadata(directory).ok()?.permissions().mode() & 0o777;
-    let directory = directory.display();
-    (mode & !PRIVATE != 0).then(|| {
-        format!("others can look into {directory}, its mode is {mode:o}; `chmod 700 '{directory}'` ends that")
-    })
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> SettingsError + 'a {

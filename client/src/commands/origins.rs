@@ -187,20 +187,16 @@ async fn enrol_by_way_of(
         Err(failure) if failure.kind == Kind::Refused(RefusalKind::NotFound) => {}
         done => return done,
     }
-    enrol(context, token).await.map_err(|failure| match failure.kind {
-        Kind::Unreachable => Failure::new(format!(
+    enrol(context, token).await.map_err(|failure| {
+        if failure.kind != Kind::Unreachable {
+            return failure;
+        }
+        Failure::new(format!(
             "the node at {typed} did not make this token, and the one that did was not reached: {}",
             failure.message
         ))
         .of_kind(Kind::Unreachable)
-        .hinted("ask for a token of a node that you can reach: `zdapd token user NAME` there"),
-        Kind::Failed
-        | Kind::Refused(_)
-        | Kind::Usage
-        | Kind::TimedOut
-        | Kind::Interrupted
-        | Kind::Terminated
-        | Kind::BrokenPipe => failure,
+        .hinted("ask for a token of a node that you can reach: `zdapd token user NAME` there")
     })
 }
 

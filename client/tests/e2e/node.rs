@@ -50,6 +50,11 @@ impl Node {
         node
     }
 
+    /// Returns what it has said so far.
+    pub(crate) fn logged(&self) -> String {
+        self.place.logged()
+    }
+
     /// Restores resources and makes a snapshot of each.
     pub(crate) fn restore(&self, resources: &[&str]) {
         if !resources.is_empty() {

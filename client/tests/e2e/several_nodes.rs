@@ -116,6 +116,32 @@ fn a_token_does_at_the_address_of_any_node() {
 }
 
 #[test]
+fn a_node_that_meets_nobody_says_where_it_is_looked_for() {
+    const TEST: &str = "a_node_that_meets_nobody_says_where_it_is_looked_for";
+    let Some(first) = Node::embedded(TEST, &[]) else {
+        return;
+    };
+    let token = first.zdapd(&["token", "node"]).line();
+    let Some(mut second) = Node::joining(TEST, "db2", &[], Some(&token)) else {
+        return;
+    };
+    let warning = "no other node has been met";
+    await_until("the nodes have met", || {
+        second.logged().contains("other nodes are here").then_some(())
+    });
+    assert!(!second.logged().contains(warning));
+    second.kill();
+    drop(first);
+    second.revive();
+    await_until("it says so", || {
+        let log = second.logged();
+        let line = log.lines().find(|line| line.contains(warning))?;
+        assert!(line.contains(&second.address()), "{line}");
+        Some(())
+    });
+}
+
+#[test]
 fn which_nodes_were_considered_is_said_when_asked() {
     const TEST: &str = "which_nodes_were_considered_is_said_when_asked";
     let Some(first) = Node::embedded(TEST, &["orders"]) else {

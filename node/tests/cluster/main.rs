@@ -7,6 +7,7 @@ mod client;
 mod floods;
 mod forgotten;
 mod gateway;
+mod given_up;
 mod members;
 mod placing;
 mod refusals;

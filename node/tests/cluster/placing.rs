@@ -4,16 +4,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use zdap_node::cluster::View;
-use zdap_node::gossip::MemberState;
-use zdap_proto::control::ABANDONED;
-use zdap_proto::frame::{self, REQUEST_CAP};
 use zdap_proto::message::{Answer, Considered, NodeState, Outcome, Request, Stages};
 use zdap_proto::name::RequestId;
 use zdap_proto::refusal::RefusalKind;
-use zdap_proto::transport::Purpose;
 
-use crate::by_hand::{by_hand, deaf, opened};
-use crate::client::{bare, created, order, order_at, retry};
+use crate::client::{created, order, order_at, retry};
 use crate::together::Together;
 use crate::world::Machine;
 
@@ -354,99 +349,6 @@ async fn an_alias_is_that_of_the_node_that_is_asked_also_where_another_makes_the
     assert_eq!(first.node.as_str(), "b");
     let again = created(ada.ask(&retry(request)).await.unwrap());
     assert_eq!(again.id, first.id);
-}
-
-#[tokio::test]
-async fn a_request_that_is_given_up_leaves_no_clone_on_another_node_either() {
-    let together = Together::start(&["a", "b"]).await;
-    together.machines[1]
-        .faults
-        .set_latency(Duration::from_millis(100));
-    let ada = together.nodes[0].user("ada").await;
-    let there = &together.machines[1];
-    let request = order_at("b", &RequestId::random());
-    tokio::select! {
-        answer = ada.ask(&request) => panic!("{answer:?}"),
-        () = there.until(|clones| !clones.is_empty()) => {}
-    }
-    there.until(<[_]>::is_empty).await;
-}
-
-#[tokio::test]
-async fn an_answer_that_is_given_up_half_read_leaves_no_clone_on_another_node_either() {
-    let together = Together::start(&["a", "b"]).await;
-    let a = &together.nodes[0];
-    let ada = a.user("ada").await;
-    let by_hand = by_hand(a, Some(&ada.identity), Purpose::Control, deaf());
-    let connection = opened(a, by_hand).await;
-    let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    let request = order_at("b", &RequestId::random());
-    frame::write(&mut send, &bare(request), REQUEST_CAP)
-        .await
-        .unwrap();
-    receive.read_exact(&mut [0]).await.unwrap();
-    assert_eq!(together.clones().await, [0, 1]);
-    receive.stop(ABANDONED).unwrap();
-    together.machines[1].until(<[_]>::is_empty).await;
-}
-
-#[tokio::test]
-async fn a_first_try_that_is_given_up_does_not_take_the_clone_that_the_second_was_told_of() {
-    let together = Together::start(&["a", "b"]).await;
-    for at in ["a", "b"] {
-        let [a, b] = &together.nodes[..] else {
-            panic!("two")
-        };
-        let ada = a.user("ada").await;
-        let first_try = opened(a, by_hand(a, Some(&ada.identity), Purpose::Control, deaf())).await;
-        let (mut send, mut receive) = first_try.open_bi().await.unwrap();
-        let request = order_at(at, &RequestId::random());
-        frame::write(&mut send, &bare(request.clone()), REQUEST_CAP)
-            .await
-            .unwrap();
-        receive.read_exact(&mut [0]).await.unwrap();
-        let before = together.clones().await;
-
-        let second_try = b.client(ada.identity.clone()).await;
-        created(second_try.ask(&retry(request)).await.unwrap());
-        receive.stop(ABANDONED).unwrap();
-        // The node lets go of the request when it has done what there is to do about it.
-        send.stopped().await.unwrap();
-        assert_eq!(together.clones().await, before);
-    }
-}
-
-#[tokio::test]
-async fn a_clone_that_nobody_waits_for_goes_also_where_its_node_is_lost_at_that_moment() {
-    let mut together = Together::start(&["a", "b"]).await;
-    let a = &together.nodes[0];
-    let ada = a.user("ada").await;
-    let by_hand = by_hand(a, Some(&ada.identity), Purpose::Control, deaf());
-    let connection = opened(a, by_hand).await;
-    let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    let request = order_at("b", &RequestId::random());
-    frame::write(&mut send, &bare(request), REQUEST_CAP)
-        .await
-        .unwrap();
-    receive.read_exact(&mut [0]).await.unwrap();
-    let Some(b) = together.nodes.pop() else {
-        panic!("two")
-    };
-    let (port, alive) = (b.port(), b.node.clone());
-    b.kill();
-    while alive.strong_count() > 0 {
-        tokio::task::yield_now().await;
-    }
-    receive.stop(ABANDONED).unwrap();
-    together
-        .until("b is down", |view| {
-            let seen = view.members.get(&"b".parse().unwrap());
-            seen.is_some_and(|seen| seen.state == MemberState::Down)
-        })
-        .await;
-    assert_eq!(together.clones().await, [0, 1]);
-    let _b = together.machines[1].start_apart(port, None).await.unwrap();
-    together.machines[1].until(<[_]>::is_empty).await;
 }
 
 #[tokio::test]
