@@ -56,11 +56,7 @@ struct Crowd {
 
 /// Starts the nodes one after the other: each connects to all, and a few processors stand in for hundreds.
 async fn start(nodes: usize) -> Crowd {
-    let machine = |number| {
-        let mut machine = Machine::new(format!("n{number}").leak());
-        machine.settings.gossip_period = GOSSIP_PERIOD;
-        machine
-    };
+    let machine = |number| Machine::new(format!("n{number}").leak());
     let machines: Vec<Machine> = (0..nodes).map(machine).collect();
     let mut crowd = Crowd {
         nodes: vec![machines[0].start_apart(0, None).await.unwrap()],
@@ -107,11 +103,6 @@ fn is_known(seen: &Seen) -> bool {
     let held = seen.catalog.as_ref().map(|catalog| catalog.hash);
     seen.state == MemberState::Alive && wanted.is_some() && wanted == held
 }
-
-/// While there is news, a node sends three packets in each such period, and one who gets a packet late thinks others late and
-/// says so: more news. From some 240 nodes on, two processors that do this every 50 ms do nothing else any more. Without news
-/// the period makes no difference.
-const GOSSIP_PERIOD: Duration = Duration::from_millis(250);
 
 /// Returns the processor time that this process has taken.
 fn cpu() -> Duration {

@@ -267,6 +267,7 @@ pub async fn serve_watched(
     tasks.spawn(report::keep_telling(Arc::clone(&node)));
     tasks.spawn(node.cluster.clone().keep_members());
     tasks.spawn(node.cluster.clone().keep_names());
+    tasks.spawn(Arc::clone(&node.peers).stay_ready());
     tasks.spawn(requests::take_back_strays(Arc::clone(&node)));
     tasks.spawn(images::keep_present(
         Arc::clone(&node.runtime),

@@ -1,5 +1,7 @@
-//! Connections to the other nodes: made when they are first needed, kept while they last, and sure to lead to the node
-//! that was meant.
+//! Connections to the other nodes: made when they are first needed, or before, kept while they last, and sure to lead to the
+//! node that was meant.
+
+mod ready;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -20,7 +22,7 @@ use zdap_proto::name::{NodeName, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
 
-use crate::cluster::View;
+use crate::cluster::{Seen, View};
 use crate::gossip::MemberState;
 
 /// The ways to the other nodes. Each of their requests is safe to ask twice, so that one whose connection turns out to be
@@ -272,10 +274,7 @@ impl Peers {
         match view.members.get(node) {
             None => Err(Trouble::Unknown.of(node)),
             Some(seen) if seen.state == MemberState::Down => Err(Trouble::Down.of(node)),
-            Some(seen) => Ok(Whereabouts {
-                address: seen.address.to_string(),
-                epoch: seen.epoch,
-            }),
+            Some(seen) => Ok(Whereabouts::of(seen)),
         }
     }
 
@@ -359,6 +358,15 @@ impl Way {
             to: to.clone(),
             purpose: Purpose::Tunnel,
             of: of.cloned(),
+        }
+    }
+}
+
+impl Whereabouts {
+    fn of(seen: &Seen) -> Self {
+        Self {
+            address: seen.address.to_string(),
+            epoch: seen.epoch,
         }
     }
 }

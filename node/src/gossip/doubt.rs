@@ -21,6 +21,13 @@ pub(super) struct Doubt {
     until: Instant,
 }
 
+impl Doubt {
+    /// Gives it longer to answer.
+    pub(super) fn put_off(&mut self, by: Duration) {
+        self.until += by;
+    }
+}
+
 impl Gossip {
     /// Asks a member that another node has given up.
     pub(super) fn doubt(&mut self, peer: &Peer, now: Instant) {

@@ -16,6 +16,7 @@
 //!   (`doubt.rs`), so that a split heals in a second or two and takes nobody down.
 //! - a node that is given up comes back under a higher epoch; whether, when and how high is decided in one place
 //!   (`renewal.rs`), so that two machines with one name are told about and do not fight for ever.
+//! - a node that is late itself does not take others for late (`lateness.rs`).
 #![deny(clippy::disallowed_methods)]
 
 mod action;
@@ -24,6 +25,7 @@ mod doubt;
 #[allow(clippy::disallowed_methods, reason = "it acts: the pure part is the rest")]
 pub mod driver;
 mod exchange;
+mod lateness;
 #[allow(clippy::disallowed_methods, reason = "it acts: the pure part is the rest")]
 pub(crate) mod links;
 mod meeting;
@@ -106,6 +108,7 @@ pub struct Gossip {
     /// Not before this does it come back under a higher epoch.
     renewable_from: Option<Instant>,
     relayed_at: Option<Instant>,
+    was_put_off: bool,
     next: Deadlines,
 }
 
@@ -152,6 +155,7 @@ impl Gossip {
             told_by: None,
             renewable_from: None,
             relayed_at: None,
+            was_put_off: false,
             next: Deadlines {
                 reconcile: Some(now + RECONCILE_PERIOD),
                 ..Deadlines::default()
@@ -257,6 +261,7 @@ impl Gossip {
             return;
         }
         self.begin(now);
+        self.allow_for_lateness(now);
         while let Some(timer) = self.timers.pop(now) {
             if self.is_stale(&timer) {
                 continue;

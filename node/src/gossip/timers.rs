@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foca::Timer;
 
@@ -31,6 +31,15 @@ impl Timers {
             number: self.count,
             timer,
         }));
+    }
+
+    /// Has all of them be due later.
+    pub(super) fn put_off(&mut self, by: Duration) {
+        let mut all = std::mem::take(&mut self.queue).into_vec();
+        for Reverse(due) in &mut all {
+            due.at += by;
+        }
+        self.queue = all.into();
     }
 
     /// Returns when the next is due.

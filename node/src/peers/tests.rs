@@ -83,6 +83,14 @@ impl World {
         (endpoint, address)
     }
 
+    /// Whether there is a connection to where the node is now.
+    fn is_ready(&self, way: &Way) -> bool {
+        let slot = self.peers.slot(way);
+        let there = self.peers.whereabouts(&way.to);
+        let kept = slot.try_lock();
+        kept.is_ok_and(|kept| there.is_ok_and(|there| self.peers.good(&kept, &there).is_some()))
+    }
+
     async fn connect(&self) -> Result<(usize, bool), Trouble> {
         let connection = self.peers.connection(&Way::control(&name("b"))).await;
         match connection {
@@ -103,6 +111,22 @@ async fn of_many_who_need_a_connection_at_once_one_dials_and_it_is_kept() {
     let (id, is_fresh) = world.connect().await.unwrap();
     assert!(all.iter().all(|(other, _)| *other == id));
     assert!(!is_fresh);
+}
+
+#[tokio::test]
+async fn a_node_that_comes_and_comes_back_is_connected_to_before_anybody_asks() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    tokio::spawn(Arc::clone(&world.peers).stay_ready());
+    for epoch in 1..=2 {
+        world.tell_of_life(epoch, address, MemberState::Alive);
+        let way = Way::control(&name("b"));
+        while !world.is_ready(&way) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!world.connect().await.unwrap().1, "it was there");
+        world.tell_of_life(epoch, address, MemberState::Down);
+    }
 }
 
 #[tokio::test]

@@ -49,8 +49,7 @@ impl Cluster {
         };
         if let Some(until) = self.nodes[node].stalled_until {
             if self.now < until {
-                // Numbered as it was: what waits is handled in the order it came.
-                self.queue.push(Reverse(Event { at: until, ..event }));
+                self.wait(event, until);
                 return;
             }
             self.nodes[node].stalled_until = None;
@@ -106,6 +105,19 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Puts off what was to happen to a node that is halted. Packets are handled in the order they came, and then, as by the
+    /// driver, the time.
+    fn wait(&mut self, mut event: Event, until: Instant) {
+        if let Happening::Wake { node } = event.what {
+            if self.nodes[node].wake != Some(event.at) {
+                return;
+            }
+            self.nodes[node].wake = Some(until);
+            event.number = u64::MAX;
+        }
+        self.queue.push(Reverse(Event { at: until, ..event }));
     }
 
     /// Does what a node wants done.

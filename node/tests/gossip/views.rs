@@ -15,6 +15,14 @@ fn is_down(seen: &Seen) -> Option<usize> {
     }
 }
 
+/// Returns who is suspected.
+fn is_suspect(seen: &Seen) -> Option<usize> {
+    match &seen.what {
+        What::Member(member, known) if known.state == MemberState::Suspect => Some(*member),
+        What::Member(..) | What::Digest(..) | What::Renewed | What::Conflict(_) => None,
+    }
+}
+
 fn renewals(seen: &[Seen]) -> usize {
     seen.iter()
         .filter(|seen| matches!(seen.what, What::Renewed))
@@ -94,6 +102,45 @@ fn a_node_that_stalled_for_long_comes_back_by_itself_and_takes_nobody_down() {
         let seen = cluster.run_for(Duration::from_secs(3));
         assert_eq!(seen.iter().filter_map(is_down).count(), 0);
         assert!(cluster.agrees(), "back within three seconds");
+    }
+}
+
+#[test]
+fn nodes_that_all_wait_for_a_processor_suspect_nobody_for_it() {
+    let mut cluster = Cluster::knit(20, 27, quiet());
+    let turn = Duration::from_millis(20);
+    // A packet waits as well, for other parts of a node than this one.
+    let latency = std::mem::replace(&mut cluster.network.latency, turn..turn * 15);
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        for node in 0..20 {
+            cluster.stall(node, turn * 19);
+            seen.extend(cluster.run_for(turn));
+        }
+    }
+    assert_eq!(seen.iter().filter_map(is_suspect).count(), 0);
+
+    cluster.network.latency = latency;
+    cluster.crash(7);
+    let seen = cluster.run_for(Duration::from_secs(6));
+    assert!(
+        seen.iter().filter_map(is_suspect).any(|node| node == 7),
+        "they are quick again"
+    );
+    assert!(seen.iter().filter_map(is_down).all(|node| node == 7));
+    assert!(cluster.agrees());
+}
+
+#[test]
+fn nodes_that_all_stood_still_go_on_as_if_nothing_had_been() {
+    let mut cluster = Cluster::knit(20, 28, quiet());
+    for _ in 0..20 {
+        for node in 0..20 {
+            cluster.stall(node, Duration::from_secs(10));
+        }
+        let seen = cluster.run_for(Duration::from_secs(14));
+        assert_eq!(seen.iter().filter_map(is_suspect).count(), 0);
+        assert!(cluster.agrees());
     }
 }
 

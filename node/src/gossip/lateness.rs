@@ -1,0 +1,55 @@
+//! What a node that is late makes of it: the time in which it did nothing is not held against the others.
+//!
+//! A node that has to wait for its processor reads answers late. If it then thought that they never came it would suspect the
+//! healthy, and that news is work for all: on a few slow processors a large cluster does not find back from it. Lifeguard
+//! (arXiv 1707.00788) lets such a node wait longer before it suspects, by how many of its probes have failed. Here it waits
+//! longer by how late its own timers are, which is known before anybody is suspected.
+
+use std::time::{Duration, Instant};
+
+use super::{Deadlines, Gossip};
+
+impl Gossip {
+    /// Puts everything off if this wake comes late: by that much, and by what an answer that is on its way may need longer.
+    /// Never twice in a row, or a node that is always late would do nothing at all.
+    pub(super) fn allow_for_lateness(&mut self, now: Instant) {
+        let Some(late) = self.next_wake().and_then(|due| now.checked_duration_since(due)) else {
+            return;
+        };
+        let is_put_off = late > TOLERANCE && !self.was_put_off;
+        if is_put_off {
+            self.put_off(late + (late * OTHER_WAITS).min(MOST_ALLOWED));
+        }
+        self.was_put_off = is_put_off;
+    }
+
+    fn put_off(&mut self, by: Duration) {
+        self.timers.put_off(by);
+        for doubt in self.doubts.values_mut() {
+            doubt.put_off(by);
+        }
+        let Deadlines {
+            knock,
+            exchange,
+            relay,
+            doubt,
+            reconcile,
+            // What this node has to say of itself helps the others.
+            publish: _,
+            renew: _,
+        } = &mut self.next;
+        for at in [knock, exchange, relay, doubt, reconcile].into_iter().flatten() {
+            *at += by;
+        }
+    }
+}
+
+/// So late is nothing: an eighth of the time that an answer has.
+const TOLERANCE: Duration = Duration::from_millis(20);
+
+/// An answer waits for a processor not only where it is read: for the gossip, the connection and the socket of this node and
+/// of the other, which may be as slow, there and back.
+const OTHER_WAITS: u32 = 6;
+
+/// What was stopped for long is quick again after it.
+const MOST_ALLOWED: Duration = Duration::from_secs(1);
