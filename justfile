@@ -18,9 +18,9 @@ bench *args:
 gossip-bench *args:
     cargo run --quiet -p zdap-node --example gossip_bench --config 'profile.dev.package.zdap-node.opt-level=3' -- {{args}}
 
-# many whole nodes in one process, what each costs: `just crowd 300 10` is 300 nodes for ten minutes
-crowd nodes="300" minutes="10":
-    cargo run --release --quiet -p zdap-node --example crowd -- {{nodes}} {{minutes}}
+# many whole nodes in one process, what each costs: `just crowd 300 10` is 300 nodes for ten minutes, `just crowd 300 10 8` with all stopped for 8 s
+crowd nodes="300" minutes="10" *stopped:
+    cargo run --release --quiet -p zdap-node --example crowd -- {{nodes}} {{minutes}} {{stopped}}
 
 # whole nodes in a simulation: `just sim SEED` tells one seed in full (the nodes' log with RUST_LOG=info); `just sim 0 10000` tries many
 sim seed count="1":

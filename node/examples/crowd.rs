@@ -1,7 +1,8 @@
 //! Many whole nodes in one process, over real QUIC on loopback, with storage and runtime in memory: what each costs, and
 //! whether that grows. It judges nothing. As in a process of its own each has its own threads.
 //!
-//! `crowd 300 10` is 300 nodes for ten minutes. Each watches a directory, so it takes
+//! `crowd 300 10` is 300 nodes for ten minutes, `crowd 300 10 8` the same with all of them stopped for 8 s after the second
+//! minute: a machine that stands still is no reason to take anybody for dead. Each watches a directory, so it takes
 //! `sysctl fs.inotify.max_user_instances=1024` and a few thousand open files.
 
 #![allow(
@@ -17,6 +18,7 @@ mod client;
 #[path = "../tests/cluster/world.rs"]
 mod world;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use zdap_node::cluster::{Seen, View};
@@ -29,6 +31,7 @@ use self::world::{Apart, Machine};
 async fn main() {
     let mut asked = std::env::args().skip(1).filter_map(|text| text.parse().ok());
     let (nodes, minutes) = (asked.next().unwrap_or(300), asked.next().unwrap_or(10));
+    let held_up = asked.next();
     let began = Instant::now();
     let crowd = start(nodes).await;
     println!("{nodes} nodes started in {:.1} s", began.elapsed().as_secs_f64());
@@ -45,8 +48,19 @@ async fn main() {
             resident_kib() / nodes as u64,
             crowd.all_agree()
         );
+        if let Some(seconds) = held_up.filter(|_| minute == 2) {
+            hold_up(seconds);
+        }
         before = cpu();
     }
+}
+
+/// Has this process stopped for a while.
+fn hold_up(seconds: usize) {
+    let me = std::process::id();
+    let script = format!("kill -STOP {me}; sleep {seconds}; kill -CONT {me}");
+    Command::new("sh").args(["-c", &script]).status().unwrap();
+    println!("all were stopped for {seconds} s");
 }
 
 struct Crowd {
