@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 use super::{Deadlines, Gossip};
 
 impl Gossip {
-    /// Puts everything off if this wake comes late: by that much, and by what an answer that is on its way may need longer.
-    /// Never twice in a row, or a node that is always late would do nothing at all.
+    /// Puts everything off if foca's timers come late: by that much, and by what an answer that is on its way may need longer.
+    /// Never twice before one of them was handled, or a node that is always late would do nothing at all.
     pub(super) fn allow_for_lateness(&mut self, now: Instant) {
-        let Some(late) = self.next_wake().and_then(|due| now.checked_duration_since(due)) else {
+        let due = self.timers.next();
+        let Some(late) = due.and_then(|due| now.checked_duration_since(due)) else {
             return;
         };
-        let is_put_off = late > TOLERANCE && !self.was_put_off;
+        let beyond = late.saturating_sub(TOLERANCE);
+        let is_put_off = !beyond.is_zero() && !self.was_put_off;
         if is_put_off {
-            self.put_off(late + (late * OTHER_WAITS).min(MOST_ALLOWED));
+            self.put_off(late + (beyond * OTHER_WAITS).min(MOST_ALLOWED));
         }
         self.was_put_off = is_put_off;
     }
