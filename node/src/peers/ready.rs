@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use zdap_proto::name::NodeName;
@@ -31,6 +32,8 @@ impl Peers {
             if views.changed().await.is_err() {
                 return;
             }
+            // One that joins hears of a few first, and may then find that they are many.
+            tokio::time::sleep(SETTLING).await;
         }
     }
 
@@ -48,3 +51,6 @@ impl Peers {
 
 /// Two for each of the eight or so that a large site has.
 const FEW: usize = 16;
+
+/// By then a node that has joined knows all others.
+const SETTLING: Duration = Duration::from_secs(1);
