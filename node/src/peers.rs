@@ -22,7 +22,7 @@ use zdap_proto::name::{NodeName, UserName};
 use zdap_proto::refusal::Refusal;
 use zdap_proto::transport::{self, Close, Purpose};
 
-use crate::cluster::{Seen, View};
+use crate::cluster::View;
 use crate::gossip::MemberState;
 
 /// The ways to the other nodes. Each of their requests is safe to ask twice, so that one whose connection turns out to be
@@ -274,7 +274,10 @@ impl Peers {
         match view.members.get(node) {
             None => Err(Trouble::Unknown.of(node)),
             Some(seen) if seen.state == MemberState::Down => Err(Trouble::Down.of(node)),
-            Some(seen) => Ok(Whereabouts::of(seen)),
+            Some(seen) => Ok(Whereabouts {
+                address: seen.address.to_string(),
+                epoch: seen.epoch,
+            }),
         }
     }
 
@@ -358,15 +361,6 @@ impl Way {
             to: to.clone(),
             purpose: Purpose::Tunnel,
             of: of.cloned(),
-        }
-    }
-}
-
-impl Whereabouts {
-    fn of(seen: &Seen) -> Self {
-        Self {
-            address: seen.address.to_string(),
-            epoch: seen.epoch,
         }
     }
 }

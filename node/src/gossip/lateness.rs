@@ -1,30 +1,33 @@
-//! What a node that is late makes of it: the time in which it did nothing is not held against the others.
+//! What a node that is late makes of it: it gives the others as much longer. Whoever is quick finds a crash meanwhile.
 //!
 //! A node that has to wait for its processor reads answers late. If it then thought that they never came it would suspect the
 //! healthy, and that news is work for all: on a few slow processors a large cluster does not find back from it. Lifeguard
 //! (arXiv 1707.00788) lets such a node wait longer before it suspects, by how many of its probes have failed. Here it waits
-//! longer by how late its own timers are, which is known before anybody is suspected.
+//! longer by how late its own timers are, which it knows before it has suspected anybody.
 
 use std::time::{Duration, Instant};
 
 use super::{Deadlines, Gossip};
 
 impl Gossip {
-    /// Puts everything off if foca's timers come late: by that much, and by what an answer that is on its way may need longer.
-    /// Never twice before one of them was handled, or a node that is always late would do nothing at all.
+    /// Puts off what is due, if foca's timers come late: by that much, and by what an answer that is on its way may need longer.
+    /// Not again before they were handled, or a node that is always late would do nothing at all, unless it is far later than
+    /// it was: then it has stood still since.
     pub(super) fn allow_for_lateness(&mut self, now: Instant) {
         let due = self.timers.next();
         let Some(late) = due.and_then(|due| now.checked_duration_since(due)) else {
             return;
         };
         let beyond = late.saturating_sub(TOLERANCE);
-        let is_put_off = !beyond.is_zero() && !self.was_put_off;
-        if is_put_off {
+        if beyond > self.allowed_for * 2 {
             self.put_off(late + (beyond * OTHER_WAITS).min(MOST_ALLOWED));
+            self.allowed_for = beyond;
+        } else {
+            self.allowed_for = Duration::ZERO;
         }
-        self.was_put_off = is_put_off;
     }
 
+    /// With what would suspect others goes what makes work for them: they may be as late.
     fn put_off(&mut self, by: Duration) {
         self.timers.put_off(by);
         for doubt in self.doubts.values_mut() {
@@ -36,7 +39,7 @@ impl Gossip {
             relay,
             doubt,
             reconcile,
-            // What this node has to say of itself helps the others.
+            // That this node is well, and how, is said as soon as it can.
             publish: _,
             renew: _,
         } = &mut self.next;
@@ -46,7 +49,7 @@ impl Gossip {
     }
 }
 
-/// So late is nothing: an eighth of the time that an answer has.
+/// So late is nothing, beside the 150 ms that an answer has within a site.
 const TOLERANCE: Duration = Duration::from_millis(20);
 
 /// An answer waits for a processor not only where it is read: for the gossip, the connection and the socket of this node and

@@ -16,7 +16,7 @@
 //!   (`doubt.rs`), so that a split heals in a second or two and takes nobody down.
 //! - a node that is given up comes back under a higher epoch; whether, when and how high is decided in one place
 //!   (`renewal.rs`), so that two machines with one name are told about and do not fight for ever.
-//! - a node that is late itself does not take others for late (`lateness.rs`).
+//! - a node that is late itself gives others as much longer (`lateness.rs`).
 #![deny(clippy::disallowed_methods)]
 
 mod action;
@@ -108,7 +108,8 @@ pub struct Gossip {
     /// Not before this does it come back under a higher epoch.
     renewable_from: Option<Instant>,
     relayed_at: Option<Instant>,
-    was_put_off: bool,
+    /// How late it was, beyond what is nothing, when what is due was put off; zero once that was handled.
+    allowed_for: Duration,
     next: Deadlines,
 }
 
@@ -155,7 +156,7 @@ impl Gossip {
             told_by: None,
             renewable_from: None,
             relayed_at: None,
-            was_put_off: false,
+            allowed_for: Duration::ZERO,
             next: Deadlines {
                 reconcile: Some(now + RECONCILE_PERIOD),
                 ..Deadlines::default()

@@ -1,56 +1,50 @@
 //! Connections that are there before they are needed: the first request to a node should not wait for a handshake.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use zdap_proto::name::NodeName;
+use futures_util::future::join_all;
 
-use super::{Peers, Way, Whereabouts};
+use super::{Peers, Way};
 use crate::cluster::View;
 use crate::gossip::MemberState;
 
 impl Peers {
-    /// Connects to each node that comes, or comes back, as long as there are few: of many, a request asks only some, and that
-    /// each keeps a connection to all others costs more than it is worth.
+    /// Sees to it that there is a connection to every other node, as long as they are few: of many, a new clone is offered to
+    /// only some, and keeping connections to all costs more than it is worth.
     pub async fn stay_ready(self: Arc<Self>) {
-        let mut views = self.view.clone();
-        let mut met = BTreeMap::new();
-        let mut dialling = JoinSet::new();
+        let (mut views, mut identity) = (self.view.clone(), self.identity.clone());
         loop {
-            let there = Self::few(&views.borrow_and_update());
-            for (node, at) in &there {
-                if met.get(node) != Some(at) {
-                    let (peers, way) = (Arc::clone(&self), Way::control(node));
-                    // Where it cannot be reached, whoever needs it finds out.
-                    dialling.spawn(async move { drop(peers.connection(&way).await) });
-                }
-            }
-            met = there;
-            while dialling.try_join_next().is_some() {}
-            if views.changed().await.is_err() {
+            let ways = few(&views.borrow_and_update());
+            // Where one cannot be reached, whoever needs it finds out.
+            join_all(ways.iter().map(|way| self.connection(way))).await;
+            let changed = tokio::select! {
+                biased; // so that a simulation is the same each time
+                changed = identity.changed() => changed,
+                changed = views.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
             // One that joins hears of a few first, and may then find that they are many.
             tokio::time::sleep(SETTLING).await;
         }
     }
+}
 
-    fn few(view: &View) -> BTreeMap<NodeName, Whereabouts> {
-        let others = view.members.iter().filter(|(name, _)| **name != view.me);
-        if others.clone().count() > FEW {
-            return BTreeMap::new();
-        }
-        others
-            .filter(|(_, seen)| seen.state == MemberState::Alive)
-            .map(|(name, seen)| (name.clone(), Whereabouts::of(seen)))
-            .collect()
+/// Returns the ways to the nodes that answer, if few do.
+fn few(view: &View) -> Vec<Way> {
+    let others = view.members.iter().filter(|(name, _)| **name != view.me);
+    let alive = others.filter(|(_, seen)| seen.state == MemberState::Alive);
+    let ways: Vec<Way> = alive.map(|(name, _)| Way::control(name)).collect();
+    match ways.len() {
+        0..=FEW => ways,
+        _ => Vec::new(),
     }
 }
 
-/// Two for each of the eight or so that a large site has.
-const FEW: usize = 16;
+/// More than that have few sites. Each other node costs about 20 B/s to keep its connection up.
+const FEW: usize = 8;
 
 /// By then a node that has joined knows all others.
 const SETTLING: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ use chrono::Utc;
 use futures_util::future::join_all;
 use quinn::Endpoint;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use zdap_proto::identity::{ClusterCa, Identity, Subject};
 use zdap_proto::message::Request;
 use zdap_proto::name::NodeName;
@@ -27,6 +28,17 @@ struct World {
 
 fn name(name: &str) -> NodeName {
     name.parse().unwrap()
+}
+
+fn seen(epoch: u64, address: SocketAddr, state: MemberState) -> Seen {
+    Seen {
+        address,
+        state,
+        epoch,
+        is_met: true,
+        digest: None,
+        catalog: None,
+    }
 }
 
 impl World {
@@ -54,16 +66,9 @@ impl World {
     }
 
     fn tell_of_life(&self, epoch: u64, address: SocketAddr, state: MemberState) {
-        let seen = Seen {
-            address,
-            state,
-            epoch,
-            is_met: true,
-            digest: None,
-            catalog: None,
-        };
         self.view.send_modify(|view| {
-            Arc::make_mut(view).members.insert(name("b"), seen);
+            let members = &mut Arc::make_mut(view).members;
+            members.insert(name("b"), seen(epoch, address, state));
         });
     }
 
@@ -83,12 +88,18 @@ impl World {
         (endpoint, address)
     }
 
-    /// Whether there is a connection to where the node is now.
-    fn is_ready(&self, way: &Way) -> bool {
-        let slot = self.peers.slot(way);
-        let there = self.peers.whereabouts(&way.to);
-        let kept = slot.try_lock();
-        kept.is_ok_and(|kept| there.is_ok_and(|there| self.peers.good(&kept, &there).is_some()))
+    /// Waits until there is a connection to where `b` is now.
+    async fn until_ready(&self) {
+        let way = Way::control(&name("b"));
+        let is_ready = || {
+            let slot = self.peers.slot(&way);
+            let there = self.peers.whereabouts(&way.to);
+            let kept = slot.try_lock();
+            kept.is_ok_and(|kept| there.is_ok_and(|there| self.peers.good(&kept, &there).is_some()))
+        };
+        while !is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     async fn connect(&self) -> Result<(usize, bool), Trouble> {
@@ -120,13 +131,45 @@ async fn a_node_that_comes_and_comes_back_is_connected_to_before_anybody_asks() 
     tokio::spawn(Arc::clone(&world.peers).stay_ready());
     for epoch in 1..=2 {
         world.tell_of_life(epoch, address, MemberState::Alive);
-        let way = Way::control(&name("b"));
-        while !world.is_ready(&way) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        world.until_ready().await;
         assert!(!world.connect().await.unwrap().1, "it was there");
         world.tell_of_life(epoch, address, MemberState::Down);
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_lost_is_made_again_before_anybody_asks() {
+    let world = World::new();
+    let (_endpoint, address) = world.serve("b");
+    world.tell(address, MemberState::Alive);
+    tokio::spawn(Arc::clone(&world.peers).stay_ready());
+    world.until_ready().await;
+    let (connection, _) = world.peers.connection(&Way::control(&name("b"))).await.unwrap();
+    connection.close(0_u32.into(), b"");
+    // Any news makes it look again.
+    world.tell(address, MemberState::Alive);
+    world.until_ready().await;
+}
+
+#[tokio::test]
+async fn of_many_nodes_none_is_connected_to_before_somebody_asks() {
+    let world = World::new();
+    let (endpoint, address) = world.serve("b");
+    world.view.send_modify(|view| {
+        let members = &mut Arc::make_mut(view).members;
+        for number in 0..9 {
+            members.insert(name(&format!("c{number}")), seen(1, address, MemberState::Alive));
+        }
+    });
+    let staying = tokio::spawn(Arc::clone(&world.peers).stay_ready());
+    world.tell(address, MemberState::Alive);
+    assert!(
+        timeout(Duration::from_millis(1500), world.until_ready())
+            .await
+            .is_err()
+    );
+    assert_eq!(endpoint.open_connections(), 0);
+    staying.abort();
 }
 
 #[tokio::test]
@@ -222,7 +265,7 @@ async fn all_who_wait_for_a_connection_hear_at_once_that_there_is_none() {
     let world = World::new();
     let mute = UdpSocket::bind("127.0.0.1:0").unwrap();
     world.tell(mute.local_addr().unwrap(), MemberState::Alive);
-    let all = tokio::time::timeout(ONE_DIAL, join_all((0..8).map(|_| world.connect())));
+    let all = timeout(ONE_DIAL, join_all((0..8).map(|_| world.connect())));
     for result in all.await.expect("not one after the other") {
         assert!(matches!(result, Err(Trouble::Unreachable(_))), "{result:?}");
     }
@@ -239,7 +282,7 @@ async fn a_node_that_does_not_answer_is_waited_for_until_the_deadline_or_until_i
     let error = world.peers.ask(&b, &me, &request, deadline).await.unwrap_err();
     assert!(matches!(error.trouble, Trouble::Slow(_)), "{error}");
     let mut patient = std::pin::pin!(world.peers.ask_patiently(&b, &me, &request, |_| {}));
-    let early = tokio::time::timeout(deadline, &mut patient).await;
+    let early = timeout(deadline, &mut patient).await;
     assert!(early.is_err(), "{early:?}");
     world.tell(address, MemberState::Down);
     let error = patient.await.unwrap_err();

@@ -107,8 +107,7 @@ impl Cluster {
         }
     }
 
-    /// Puts off what was to happen to a node that is halted. Packets are handled in the order they came, and then, as by the
-    /// driver, the time.
+    /// Puts off what was to happen to a node that is halted. Packets are handled in the order they came, and then the time.
     fn wait(&mut self, mut event: Event, until: Instant) {
         if let Happening::Wake { node } = event.what {
             if self.nodes[node].wake != Some(event.at) {

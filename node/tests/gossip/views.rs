@@ -106,40 +106,66 @@ fn a_node_that_stalled_for_long_comes_back_by_itself_and_takes_nobody_down() {
 }
 
 #[test]
-fn nodes_that_all_wait_for_a_processor_suspect_nobody_for_it() {
+fn nodes_that_all_wait_for_a_processor_suspect_nobody_but_the_dead() {
     let mut cluster = Cluster::knit(20, 27, quiet());
-    let turn = Duration::from_millis(20);
     // A packet waits as well, for other parts of a node than this one.
-    let latency = std::mem::replace(&mut cluster.network.latency, turn..turn * 15);
-    let mut seen = Vec::new();
-    for _ in 0..100 {
-        for node in 0..20 {
-            cluster.stall(node, turn * 19);
-            seen.extend(cluster.run_for(turn));
-        }
-    }
+    let latency = std::mem::replace(&mut cluster.network.latency, TURN..TURN * 15);
+    let seen = take_turns(&mut cluster, Duration::from_secs(40));
     assert_eq!(seen.iter().filter_map(is_suspect).count(), 0);
 
-    cluster.network.latency = latency;
     cluster.crash(7);
-    let seen = cluster.run_for(Duration::from_secs(6));
-    assert!(
-        seen.iter().filter_map(is_suspect).any(|node| node == 7),
-        "they are quick again"
-    );
-    assert!(seen.iter().filter_map(is_down).all(|node| node == 7));
-    assert!(cluster.agrees());
+    let seen = take_turns(&mut cluster, Duration::from_secs(40));
+    assert!(cluster.agrees(), "late or not, they find out");
+    assert!(seen.iter().filter_map(is_suspect).all(|node| node == 7));
+
+    cluster.network.latency = latency;
+    cluster.crash(8);
+    let seen = cluster.run_for(Duration::from_secs(7));
+    assert!(cluster.agrees(), "and soon, once they are quick again");
+    assert!(seen.iter().filter_map(is_suspect).all(|node| node == 8));
+}
+
+/// What a node of twenty gets of its processor at a time.
+const TURN: Duration = Duration::from_millis(20);
+
+/// Halts each node but for its turn.
+fn take_turns(cluster: &mut Cluster, time: Duration) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    let end = cluster.now() + time;
+    while cluster.now() < end {
+        for node in 0..20 {
+            cluster.stall(node, TURN * 19);
+            seen.extend(cluster.run_for(TURN));
+        }
+    }
+    seen
 }
 
 #[test]
 fn nodes_that_all_stood_still_go_on_as_if_nothing_had_been() {
     let mut cluster = Cluster::knit(20, 28, quiet());
     for _ in 0..20 {
-        for node in 0..20 {
-            cluster.stall(node, Duration::from_secs(10));
-        }
+        (0..20).for_each(|node| cluster.stall(node, Duration::from_secs(10)));
         let seen = cluster.run_for(Duration::from_secs(14));
         assert_eq!(seen.iter().filter_map(is_suspect).count(), 0);
+        assert!(cluster.agrees());
+    }
+}
+
+#[test]
+fn a_suspect_has_its_time_to_speak_up_though_all_stood_still_meanwhile_and_were_late_before() {
+    let mut cluster = Cluster::knit(20, 29, quiet());
+    for _ in 0..5 {
+        cluster.stall(4, Duration::from_secs(2));
+        let seen = cluster.run_for(Duration::from_millis(1900));
+        assert!(seen.iter().filter_map(is_suspect).any(|node| node == 4));
+        for time in [Duration::from_millis(80), Duration::from_secs(10)] {
+            (0..20).for_each(|node| cluster.stall(node, time));
+            let seen = cluster.run_for(time + Duration::from_millis(1));
+            assert_eq!(seen.iter().filter_map(is_down).count(), 0);
+        }
+        let seen = cluster.run_for(Duration::from_secs(6));
+        assert_eq!(seen.iter().filter_map(is_down).count(), 0);
         assert!(cluster.agrees());
     }
 }
