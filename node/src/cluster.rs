@@ -104,12 +104,8 @@ impl Cluster {
         };
         let ledger = Ledger::new(epoch, facts);
         let seen = Seen {
-            address,
-            state: MemberState::Alive,
-            epoch,
-            is_met: true,
-            digest: None,
             catalog: Some(Arc::clone(ledger.catalog())),
+            ..Seen::met(address, MemberState::Alive, epoch)
         };
         let forgotten = Names::<Life>::open(&files, "forgotten")?;
         let mut remembered = files.members()?;

@@ -59,10 +59,18 @@ impl Seen {
     /// A node that was met in an earlier life of this one.
     pub(super) fn before(address: SocketAddr, epoch: u64) -> Self {
         Self {
-            address,
-            state: MemberState::Down,
-            epoch,
             is_met: false,
+            ..Self::met(address, MemberState::Down, epoch)
+        }
+    }
+
+    /// One that this life has heard of, and nothing of what it has.
+    pub(crate) fn met(address: SocketAddr, state: MemberState, epoch: u64) -> Self {
+        Self {
+            address,
+            state,
+            epoch,
+            is_met: true,
             digest: None,
             catalog: None,
         }
@@ -103,15 +111,7 @@ impl View {
                 false
             }
             None => {
-                let seen = Seen {
-                    address,
-                    state,
-                    epoch,
-                    is_met: true,
-                    digest: None,
-                    catalog: None,
-                };
-                self.members.insert(name, seen);
+                self.members.insert(name, Seen::met(address, state, epoch));
                 true
             }
         }

@@ -30,17 +30,6 @@ fn name(name: &str) -> NodeName {
     name.parse().unwrap()
 }
 
-fn seen(epoch: u64, address: SocketAddr, state: MemberState) -> Seen {
-    Seen {
-        address,
-        state,
-        epoch,
-        is_met: true,
-        digest: None,
-        catalog: None,
-    }
-}
-
 impl World {
     fn new() -> Self {
         let ca = ClusterCa::found(Utc::now()).unwrap();
@@ -68,7 +57,7 @@ impl World {
     fn tell_of_life(&self, epoch: u64, address: SocketAddr, state: MemberState) {
         self.view.send_modify(|view| {
             let members = &mut Arc::make_mut(view).members;
-            members.insert(name("b"), seen(epoch, address, state));
+            members.insert(name("b"), Seen::met(address, state, epoch));
         });
     }
 
@@ -97,9 +86,12 @@ impl World {
             let kept = slot.try_lock();
             kept.is_ok_and(|kept| there.is_ok_and(|there| self.peers.good(&kept, &there).is_some()))
         };
-        while !is_ready() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let ready = async {
+            while !is_ready() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(READY, ready).await.expect("there is no connection");
     }
 
     async fn connect(&self) -> Result<(usize, bool), Trouble> {
@@ -158,7 +150,10 @@ async fn of_many_nodes_none_is_connected_to_before_somebody_asks() {
     world.view.send_modify(|view| {
         let members = &mut Arc::make_mut(view).members;
         for number in 0..9 {
-            members.insert(name(&format!("c{number}")), seen(1, address, MemberState::Alive));
+            members.insert(
+                name(&format!("c{number}")),
+                Seen::met(address, MemberState::Alive, 1),
+            );
         }
     });
     let staying = tokio::spawn(Arc::clone(&world.peers).stay_ready());
@@ -289,6 +284,8 @@ async fn a_node_that_does_not_answer_is_waited_for_until_the_deadline_or_until_i
     assert!(matches!(error.trouble, Trouble::Down), "{error}");
 }
 
+/// Long enough for any machine.
+const READY: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Longer than one attempt takes, shorter than two.
 const ONE_DIAL: Duration = Duration::from_secs(9);

@@ -2,15 +2,42 @@
 
 use std::time::Duration;
 
+use quinn::{Connection, RecvStream, SendStream};
 use zdap_node::gossip::MemberState;
 use zdap_proto::control::ABANDONED;
 use zdap_proto::frame::{self, REQUEST_CAP};
+use zdap_proto::message::Request;
 use zdap_proto::name::RequestId;
 use zdap_proto::transport::Purpose;
 
 use crate::by_hand::{by_hand, deaf, opened};
-use crate::client::{bare, created, order_at, retry};
+use crate::client::{Client, bare, created, order_at, retry};
 use crate::together::Together;
+use crate::world::Running;
+
+/// A request whose answer has begun to come.
+struct HalfRead {
+    send: SendStream,
+    receive: RecvStream,
+    _connection: Connection,
+}
+
+impl HalfRead {
+    async fn ask(node: &Running, user: &Client, request: Request) -> Self {
+        let by_hand = by_hand(node, Some(&user.identity), Purpose::Control, deaf());
+        let connection = opened(node, by_hand).await;
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        frame::write(&mut send, &bare(request), REQUEST_CAP)
+            .await
+            .unwrap();
+        receive.read_exact(&mut [0]).await.unwrap();
+        Self {
+            send,
+            receive,
+            _connection: connection,
+        }
+    }
+}
 
 #[tokio::test]
 async fn a_request_that_is_given_up_leaves_no_clone_on_another_node_either() {
@@ -33,16 +60,10 @@ async fn an_answer_that_is_given_up_half_read_leaves_no_clone_on_another_node_ei
     let together = Together::start(&["a", "b"]).await;
     let a = &together.nodes[0];
     let ada = a.user("ada").await;
-    let by_hand = by_hand(a, Some(&ada.identity), Purpose::Control, deaf());
-    let connection = opened(a, by_hand).await;
-    let (mut send, mut receive) = connection.open_bi().await.unwrap();
     let request = order_at("b", &RequestId::random());
-    frame::write(&mut send, &bare(request), REQUEST_CAP)
-        .await
-        .unwrap();
-    receive.read_exact(&mut [0]).await.unwrap();
+    let mut half_read = HalfRead::ask(a, &ada, request).await;
     assert_eq!(together.clones().await, [0, 1]);
-    receive.stop(ABANDONED).unwrap();
+    half_read.receive.stop(ABANDONED).unwrap();
     together.machines[1].until(<[_]>::is_empty).await;
 }
 
@@ -54,20 +75,15 @@ async fn a_first_try_that_is_given_up_does_not_take_the_clone_that_the_second_wa
             panic!("two")
         };
         let ada = a.user("ada").await;
-        let first_try = opened(a, by_hand(a, Some(&ada.identity), Purpose::Control, deaf())).await;
-        let (mut send, mut receive) = first_try.open_bi().await.unwrap();
         let request = order_at(at, &RequestId::random());
-        frame::write(&mut send, &bare(request.clone()), REQUEST_CAP)
-            .await
-            .unwrap();
-        receive.read_exact(&mut [0]).await.unwrap();
+        let mut first_try = HalfRead::ask(a, &ada, request.clone()).await;
         let before = together.clones().await;
 
         let second_try = b.client(ada.identity.clone()).await;
         created(second_try.ask(&retry(request)).await.unwrap());
-        receive.stop(ABANDONED).unwrap();
+        first_try.receive.stop(ABANDONED).unwrap();
         // The node lets go of the request when it has done what there is to do about it.
-        send.stopped().await.unwrap();
+        first_try.send.stopped().await.unwrap();
         assert_eq!(together.clones().await, before);
     }
 }
@@ -77,14 +93,8 @@ async fn a_clone_that_nobody_waits_for_goes_also_where_its_node_is_lost_at_that_
     let mut together = Together::start(&["a", "b"]).await;
     let a = &together.nodes[0];
     let ada = a.user("ada").await;
-    let by_hand = by_hand(a, Some(&ada.identity), Purpose::Control, deaf());
-    let connection = opened(a, by_hand).await;
-    let (mut send, mut receive) = connection.open_bi().await.unwrap();
     let request = order_at("b", &RequestId::random());
-    frame::write(&mut send, &bare(request), REQUEST_CAP)
-        .await
-        .unwrap();
-    receive.read_exact(&mut [0]).await.unwrap();
+    let mut half_read = HalfRead::ask(a, &ada, request).await;
     let Some(b) = together.nodes.pop() else {
         panic!("two")
     };
@@ -93,7 +103,7 @@ async fn a_clone_that_nobody_waits_for_goes_also_where_its_node_is_lost_at_that_
     while alive.strong_count() > 0 {
         tokio::task::yield_now().await;
     }
-    receive.stop(ABANDONED).unwrap();
+    half_read.receive.stop(ABANDONED).unwrap();
     together
         .until("b is down", |view| {
             let seen = view.members.get(&"b".parse().unwrap());

@@ -8,17 +8,19 @@ use zdap_proto::digest::{NodeFlags, NodeReport};
 use super::cluster::{Cluster, Seen, What};
 use super::measure::{quiet, report};
 
+/// Returns who has been given up.
 fn is_down(seen: &Seen) -> Option<usize> {
-    match &seen.what {
-        What::Member(node, member) if member.state == MemberState::Down => Some(*node),
-        What::Member(..) | What::Digest(..) | What::Renewed | What::Conflict(_) => None,
-    }
+    is_now(MemberState::Down, seen)
 }
 
 /// Returns who is suspected.
 fn is_suspect(seen: &Seen) -> Option<usize> {
+    is_now(MemberState::Suspect, seen)
+}
+
+fn is_now(state: MemberState, seen: &Seen) -> Option<usize> {
     match &seen.what {
-        What::Member(member, known) if known.state == MemberState::Suspect => Some(*member),
+        What::Member(node, member) if member.state == state => Some(*node),
         What::Member(..) | What::Digest(..) | What::Renewed | What::Conflict(_) => None,
     }
 }
@@ -74,12 +76,8 @@ fn a_suspicion_that_was_refuted_makes_nobody_rejoin() {
     for _ in 0..10 {
         cluster.stall(4, Duration::from_secs(2));
         let seen = cluster.run_for(Duration::from_secs(15));
-        suspicions += seen
-            .iter()
-            .filter(
-                |seen| matches!(&seen.what, What::Member(4, member) if member.state == MemberState::Suspect),
-            )
-            .count();
+        let suspects = seen.iter().filter_map(is_suspect);
+        suspicions += suspects.filter(|node| *node == 4).count();
         assert_eq!(renewals(&seen), 0);
         assert_eq!(seen.iter().filter_map(is_down).count(), 0);
     }
