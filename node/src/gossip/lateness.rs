@@ -9,21 +9,38 @@ use std::time::{Duration, Instant};
 
 use super::{Deadlines, Gossip};
 
+/// What was allowed for, once anything was.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Allowed {
+    /// So much lateness; what was put off for it has not been handled since.
+    PutOff(Duration),
+    /// So much; what is due is handled again, and until then however late.
+    Handling(Duration, Instant),
+}
+
 impl Gossip {
     /// Puts off what is due, if foca's timers come late: by that much, and by what an answer that is on its way may need longer.
-    /// Not again before they were handled, or a node that is always late would do nothing at all, unless it is far later than
-    /// it was: then it has stood still since.
+    ///
+    /// Once for each probe, or a node that is always late would find nobody dead for long; and not again before what was put
+    /// off is handled, or it would do nothing at all. Unless it is far later than it was: then it has stood still since.
     pub(super) fn allow_for_lateness(&mut self, now: Instant) {
         let due = self.timers.next();
         let Some(late) = due.and_then(|due| now.checked_duration_since(due)) else {
             return;
         };
-        let beyond = late.saturating_sub(TOLERANCE);
-        if beyond > self.allowed_for * 2 {
-            self.put_off(late + (beyond * OTHER_WAITS).min(MOST_ALLOWED));
-            self.allowed_for = beyond;
-        } else {
-            self.allowed_for = Duration::ZERO;
+        let probe_period = self.settings.probe_period;
+        let beyond = late.saturating_sub(probe_period / (OTHER_WAITS + 1));
+        match self.allowed {
+            Some(Allowed::PutOff(before)) if beyond <= before * 2 => {
+                let until = now + probe_period.saturating_sub(self.settings.probe_rtt);
+                self.allowed = Some(Allowed::Handling(before, until));
+            }
+            Some(Allowed::Handling(before, until)) if now < until && beyond <= before * 2 => {}
+            Some(_) | None if beyond.is_zero() => {}
+            Some(_) | None => {
+                self.put_off(late + (beyond * OTHER_WAITS).min(MOST_ALLOWED));
+                self.allowed = Some(Allowed::PutOff(beyond));
+            }
         }
     }
 
@@ -49,11 +66,8 @@ impl Gossip {
     }
 }
 
-/// So late is nothing, beside the 150 ms that an answer has within a site.
-const TOLERANCE: Duration = Duration::from_millis(20);
-
 /// An answer waits for a processor not only where it is read: for the gossip, the connection and the socket of this node and
-/// of the other, which may be as slow, there and back.
+/// of the other, which may be as slow, there and back. As long as that fits into the period of a probe, late is early enough.
 const OTHER_WAITS: u32 = 6;
 
 /// What was stopped for long is quick again after it.

@@ -64,6 +64,7 @@ pub use self::settings::Settings;
 
 use self::digests::Listener;
 use self::doubt::Doubt;
+use self::lateness::Allowed;
 use self::members::Mirror;
 use self::outbox::{Notice, Outbox};
 use self::packet::{CodecError, Packet, PacketCodec};
@@ -108,8 +109,8 @@ pub struct Gossip {
     /// Not before this does it come back under a higher epoch.
     renewable_from: Option<Instant>,
     relayed_at: Option<Instant>,
-    /// How late it was, beyond what is nothing, when what is due was put off; zero once that was handled.
-    allowed_for: Duration,
+    /// How late this node was found to be.
+    allowed: Option<Allowed>,
     next: Deadlines,
 }
 
@@ -156,7 +157,7 @@ impl Gossip {
             told_by: None,
             renewable_from: None,
             relayed_at: None,
-            allowed_for: Duration::ZERO,
+            allowed: None,
             next: Deadlines {
                 reconcile: Some(now + RECONCILE_PERIOD),
                 ..Deadlines::default()

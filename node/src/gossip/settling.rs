@@ -151,7 +151,7 @@ impl Gossip {
         let rng = StdRng::from_rng(&mut self.rng);
         self.foca = new_foca(&self.cluster, &self.me, &self.settings, &self.shared, rng);
         self.timers = Timers::default();
-        self.allowed_for = Duration::ZERO;
+        self.allowed = None;
         self.doubts.clear();
         self.suspects.clear();
         self.sized_for = 1;

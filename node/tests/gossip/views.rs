@@ -108,11 +108,11 @@ fn nodes_that_all_wait_for_a_processor_suspect_nobody_but_the_dead() {
     let mut cluster = Cluster::knit(20, 27, quiet());
     // A packet waits as well, for other parts of a node than this one.
     let latency = std::mem::replace(&mut cluster.network.latency, TURN..TURN * 15);
-    let seen = take_turns(&mut cluster, Duration::from_secs(40));
+    let seen = take_turns(&mut cluster, TURN, Duration::from_secs(40));
     assert_eq!(seen.iter().filter_map(is_suspect).count(), 0);
 
     cluster.crash(7);
-    let seen = take_turns(&mut cluster, Duration::from_secs(40));
+    let seen = take_turns(&mut cluster, TURN, Duration::from_secs(40));
     assert!(cluster.agrees(), "late or not, they find out");
     assert!(seen.iter().filter_map(is_suspect).all(|node| node == 7));
 
@@ -123,17 +123,32 @@ fn nodes_that_all_wait_for_a_processor_suspect_nobody_but_the_dead() {
     assert!(seen.iter().filter_map(is_suspect).all(|node| node == 8));
 }
 
-/// What a node of twenty gets of its processor at a time.
+#[test]
+fn nodes_that_are_a_little_late_find_a_crash_as_soon_as_others_and_later_ones_not_much_later() {
+    for (turn, seconds) in [(TURN, 2), (TURN * 2, 6)] {
+        for seed in 0..20 {
+            let mut cluster = Cluster::knit(5, seed, quiet());
+            take_turns(&mut cluster, turn, Duration::from_secs(1));
+            cluster.crash(4);
+            let seen = take_turns(&mut cluster, turn, Duration::from_secs(seconds));
+            let mut suspects = seen.iter().filter_map(is_suspect);
+            assert!(suspects.any(|node| node == 4), "turns of {turn:?}, seed {seed}");
+        }
+    }
+}
+
+/// What a node gets of its processor at a time.
 const TURN: Duration = Duration::from_millis(20);
 
 /// Halts each node but for its turn.
-fn take_turns(cluster: &mut Cluster, time: Duration) -> Vec<Seen> {
+fn take_turns(cluster: &mut Cluster, turn: Duration, time: Duration) -> Vec<Seen> {
     let mut seen = Vec::new();
     let end = cluster.now() + time;
+    let others = u32::try_from(cluster.len() - 1).unwrap();
     while cluster.now() < end {
-        for node in 0..20 {
-            cluster.stall(node, TURN * 19);
-            seen.extend(cluster.run_for(TURN));
+        for node in 0..cluster.len() {
+            cluster.stall(node, turn * others);
+            seen.extend(cluster.run_for(turn));
         }
     }
     seen
